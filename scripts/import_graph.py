@@ -27,6 +27,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(("engine", "quorum", "models", "optim", "data", "lab", "launch"), 4),
     "planner": 5,
     **dict.fromkeys(("train", "bench"), 6),
+    "adapters": 7,
     **dict.fromkeys(("__init__", "recipes"), 8),
     **dict.fromkeys(("cli", "__main__"), 9),
 }

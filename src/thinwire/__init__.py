@@ -20,15 +20,17 @@ from thinwire.version import __version__
 
 if TYPE_CHECKING:
     from thinwire import recipes
+    from thinwire.adapters.ddp import ddp_hook
     from thinwire.engine.attach import attach
     from thinwire.quorum.join import join
     from thinwire.strategy import Strategy
 
-__all__ = ["Strategy", "__version__", "attach", "join", "recipes"]
+__all__ = ["Strategy", "__version__", "attach", "ddp_hook", "join", "recipes"]
 
 _HOMES = {
     "Strategy": "thinwire.strategy",
     "attach": "thinwire.engine",
+    "ddp_hook": "thinwire.adapters.ddp",
     "join": "thinwire.quorum",
     "recipes": "thinwire.recipes",
 }

@@ -15,4 +15,4 @@ def test_dense_ticks_of_a_checked_route_are_checked() -> None:
     model = mlp()
     strategy = Strategy(warmup(3, every(1)), how=checked(two_shot()))
     with thinwire.attach(model, torch.optim.SGD(model.parameters(), 0.1), strategy) as sync:
-        assert sync.flights.dense == checked(direct())
+        assert sync.flights.bound.dense == checked(direct())

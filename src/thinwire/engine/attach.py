@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -17,7 +17,6 @@ from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import agree, living, savings, wrappers
 from thinwire.engine.bound import bind
-from thinwire.engine.buckets import build, plan
 from thinwire.engine.flights import Flights
 from thinwire.engine.lane_plan import MOST_LANES
 from thinwire.engine.nonfinite import Policy
@@ -124,8 +123,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         ...     sync.report().sent_bytes
         0.0
     """
-    # 1. validate: what this rank cannot attach
-    strategy = strategy if strategy is not None else Strategy()
+    chosen = strategy if strategy is not None else Strategy()
     options = Options(
         bucket_bytes,
         slice_bytes,
@@ -138,15 +136,37 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         check_every,
         source,
     )
+    given = driver
+    return set_up(
+        model,
+        optimizer,
+        chosen,
+        options,
+        weight,
+        lambda device: given if given is not None else driver_of(group, lanes, timeout, device),
+    )
+
+
+def set_up(
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    strategy: Strategy,
+    options: Options,
+    weight: float,
+    make_driver: Callable[[torch.device], Driver],
+) -> Syncer:
+    """Attach by options that are gathered; see `attach`. Adapters of other frameworks call it.
+
+    Args:
+        optimizer: `None` where it is not known, which gradients can do without.
+        make_driver: makes the driver for the parameters' device.
+    """
+    # 1. validate: what this rank cannot attach
     problems_here = problems(model, optimizer, strategy, options)
     device = next(
         (param.device for param in model.parameters() if param.requires_grad), torch.device("cpu")
     )
-    driver = (
-        driver
-        if driver is not None
-        else _driver(group, MOST_LANES if lanes == "auto" else lanes, timeout, device)
-    )
+    driver = make_driver(device)
     meter = Meter(driver.world)
     try:
         # 2. agree: every rank raises what any rank has found, or the first fact that differs
@@ -165,31 +185,31 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         agree.refuse_problems([text.decode() for text in problems_by_rank], "cannot attach")
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
         # 3. tune: measure the link where something is chosen by it, and bind routes to the world
-        planned = plan(model, bucket_bytes, strategy.when, wide=strategy.on.clock != "backward")
+        wide = strategy.on.clock != "backward"
+        planned = options.layout.plan(model, options.bucket_bytes, strategy.when, wide)
         bound = bind(strategy, options, driver, meter, planned, device)
         # 4. build: connections, rank 0's values everywhere, buckets with their state. All ranks
         #    make the connections together, before the first parameters travel.
         bound.prepare(driver)
         # Buffers, too, whatever `buffers` says: all ranks start as rank 0.
-        for run in _runs([*model.parameters(), *model.buffers()], bucket_bytes):
+        for run in _runs([*model.parameters(), *model.buffers()], options.bucket_bytes):
             agree.broadcast(
                 driver, meter, run, "attach: rank 0's parameters and buffers", bound.link
             )
-        lane_plan, how = bound.lane_plan, bound.how
-        built = build(planned, strategy, how, driver, lane_plan.lanes, lane_plan.slice_bytes, seed)
+        built = bound.build(planned, strategy, driver, options.seed)
         meter.rows += bound.rows(built, strategy)
         savings.warn_if_little(
             strategy,
-            how,
+            bound.how,
             built,
-            RankContext(driver.rank, tuple(range(driver.world)), 0, seed),
-            stacklevel=2,
+            RankContext(driver.rank, tuple(range(driver.world)), 0, options.seed),
+            stacklevel=3,
         )
         # 5. put the parts together; the syncer last, as it hooks on to the model
         session = Session.begin(
             model, wrappers.unwrapped(optimizer), strategy, driver, built, meter, options
         )
-        flights = Flights(session, how, bound.dense)
+        flights = Flights(session, bound)
         weights = Weights(driver, meter, strategy.how, device)
         weights.begin(float(weight))
         meter.transport_s, meter.transport_before_s = driver.transport_s, driver.transport_s()
@@ -201,19 +221,23 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     return sync
 
 
-def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) -> Driver:
+def driver_of(group: Any, lanes: int | Auto, timeout: timedelta, device: torch.device) -> Driver:
     """Return the driver of a process group, or of one rank alone where there is none.
+
+    Args:
+        lanes: how many; "auto" makes as many as may be chosen.
 
     Raises:
         AttachError: the group cannot carry the model's tensors, or has not been made yet.
     """
+    count = MOST_LANES if lanes == "auto" else lanes
     if dist.is_available() and dist.is_initialized():
         if device.type == "cpu" and dist.get_backend(group) == "nccl":
             raise AttachError(
                 "the model is on the CPU and the group's backend, nccl, carries CUDA tensors "
                 "only: take backend='gloo'"
             )
-        return TorchDriver(group, lanes, timeout, device)
+        return TorchDriver(group, count, timeout, device)
     # Else each of the ranks would train by itself, in silence.
     if env.world_size() > 1:
         raise AttachError(
@@ -221,7 +245,7 @@ def _driver(group: Any, lanes: int, timeout: timedelta, device: torch.device) ->
             "process group yet: "
             "call torch.distributed.init_process_group() before attach"
         )
-    return Fabric(1).driver(0, lanes)
+    return Fabric(1).driver(0, count)
 
 
 def _runs(tensors: list[torch.Tensor], nbytes: int) -> Iterator[list[torch.Tensor]]:

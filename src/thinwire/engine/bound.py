@@ -9,7 +9,7 @@ import torch
 
 from thinwire.core import Driver, Link, Route
 from thinwire.engine import agree, probe
-from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.buckets import FlatBucket, build
 from thinwire.engine.lane_plan import COUNTS, SIZES, LanePlan, chosen, measured_codec
 from thinwire.engine.observe.meter import Meter, Row
 from thinwire.engine.options import Options
@@ -36,6 +36,13 @@ class Bound:
         """Make the connections that both routes need."""
         groups = (*self.how.groups(driver.world), *self.dense.groups(driver.world))
         driver.prepare(tuple(dict.fromkeys(groups)), self.lane_plan.lanes)
+
+    def build(
+        self, planned: list[FlatBucket], strategy: Strategy, driver: Driver, seed: int
+    ) -> list[FlatBucket]:
+        """Cut planned buckets into slices and make their state; see `buckets.build`."""
+        plan = self.lane_plan
+        return build(planned, strategy, self.how, driver, plan.lanes, plan.slice_bytes, seed)
 
     def rows(self, buckets: Sequence[FlatBucket], strategy: Strategy) -> list[Row]:
         """Return the meter's row of each bucket, with the route that was chosen for it."""

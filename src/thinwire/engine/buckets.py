@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -172,19 +173,28 @@ class FlatBucket:
         place is not."""
         return self.given[i] is not None and self.params[i].grad is self.given[i]
 
+    def take_all(self, scale: float) -> None:
+        """Move every gradient, times `scale`, into the buffer."""
+        for i in range(len(self.params)):
+            self.take(i, scale)
+
+    def gradient(self, i: int) -> Tensor | None:
+        """Return this rank's gradient of parameter i, if there is one."""
+        return self.params[i].grad
+
     def take(self, i: int, scale: float) -> None:
         """Move parameter i's gradient, times `scale`, into the buffer; none counts as zeros."""
-        param, view = self.params[i], self._views[self._now][i]
+        mine, view = self.gradient(i), self._views[self._now][i]
         # 1. Count it once, however often it is taken in this step.
         self.missing -= not self.taken[i]
         self.taken[i] = True
         self.given[i] = None
-        if param.grad is None:
+        if mine is None:
             view.zero_()
             return
         # 2. Copy it into the buffer, scaled; the copy looks at each value anyway, so it may report
         #    whether all are finite.
-        grad = param.grad.detach()  # under create_graph it has a graph, which is not sent
+        grad = mine.detach()  # under create_graph it has a graph, which is not sent
         if grad.is_sparse:
             raise AttachError(
                 f"{self.names[i]!r} has a sparse gradient, which has no place in a flat bucket; "
@@ -289,3 +299,37 @@ def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> lis
     """
     layout = runs_of(model, bucket_bytes, when)
     return [FlatBucket(index, run, wide) for index, run in enumerate(layout)]
+
+
+class Layout(Protocol):
+    """A layout of a model's buckets, by whoever gathers its gradients."""
+
+    @property
+    def wrapper(self) -> nn.Module | None:
+        """Return the data-parallel module that is meant to be around the model, if one is."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return which sources go with it."""
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Return the names of parameters that train and that no rank sends, as the user wants."""
+
+    def plan(
+        self, model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool
+    ) -> list[FlatBucket]:
+        """Plan the buckets of every other parameter that trains; see `plan`."""
+
+
+class OwnLayout:
+    """The layout of a model whose gradients Thinwire itself gathers; it has no state."""
+
+    wrapper: nn.Module | None = None
+    sources: tuple[str, ...] = ("hooks", "manual")
+    left_out: frozenset[str] = frozenset()
+
+    def plan(
+        self, model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool
+    ) -> list[FlatBucket]:
+        return plan(model, bucket_bytes, when, wide)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from thinwire.core import Flight, Leaf, Outcome, Route, Spec
+from thinwire.core import Flight, Leaf, Outcome, Spec
 from thinwire.core.phase import phase
 from thinwire.core.travel import needing_base
 from thinwire.engine.airborne import Airborne, Slice, Track
+from thinwire.engine.bound import Bound
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.observe.trace import COMPUTE, Trace
 from thinwire.engine.session import Session
@@ -25,13 +26,12 @@ class Flights:
     """A launcher of the flights of one syncer's buckets, which waits for them, too.
 
     Args:
-        how: the strategy's route, bound to the world.
-        dense: the route of what the strategy does not compress: dense ticks, and means outside the
-            schedule.
+        bound: the routes in this world. What the strategy does not compress, dense ticks and means
+            outside the schedule, takes `bound.dense`.
     """
 
-    def __init__(self, session: Session, how: Route, dense: Route) -> None:
-        self._session, self._how, self.dense = session, how, dense
+    def __init__(self, session: Session, bound: Bound) -> None:
+        self._session, self.bound = session, bound
         self._needs_base = bool(needing_base(session.strategy.what, session.strategy.how))
         self.stateful = any(
             True for bucket in session.buckets for part in bucket.slices for _ in part.state.walk()
@@ -159,10 +159,11 @@ class Flights:
 
     def _exact(self, span: Tensor, spec: Spec, step: int) -> Flight[Outcome]:
         ctx = self._session.context(step)
-        return self.dense.carry(_EXACT, span, spec, self.dense.init(_EXACT, spec, ctx), ctx)
+        dense = self.bound.dense
+        return dense.carry(_EXACT, span, spec, dense.init(_EXACT, spec, ctx), ctx)
 
     def _thin(self, span: Tensor, part: Slice, step: int, track: Track) -> Flight[Outcome]:
-        flight = self._how.carry(
+        flight = self.bound.how.carry(
             self._session.strategy.what, span, part.spec, part.state, self._session.context(step)
         )
         return _tracked(flight, part, track) if self.stateful else flight

@@ -49,7 +49,12 @@ class Watch:
         self.session, self.clock, self._landings = session, clock, landings
         self.trained = {id(param): param for _, param in session.trained()}
         self._names = {id(param): name for name, param in session.trained()}
-        self._held = set(self.trained) | {id(param) for _, param in session.frozen}
+        left_out = session.options.layout.left_out
+        self._held = {
+            *self.trained,
+            *(id(param) for _, param in session.frozen),
+            *(id(p) for name, p in session.model.named_parameters() if name in left_out),
+        }
         self._where = {
             id(param): (bucket, i)
             for bucket in session.buckets
@@ -103,7 +108,8 @@ class Watch:
         self._alone = True
         if not dist.is_available() or not dist.is_initialized():  # which such a wrapper needs
             return
-        if wrapper := wrappers.around(self.session.model):
+        layout = self.session.options.layout
+        if wrapper := wrappers.around(self.session.model, layout.wrapper):
             raise AttachError(
                 f"the model is attached and in {wrapper}, too, so both would synchronise it. "
                 f"{wrappers.ADVICE}; or close() the syncer and "
@@ -118,7 +124,7 @@ class Watch:
             NotLandedError: its gradients were set by hand.
         """
         # 1. another optimiser than the attached one
-        if optimizer is not self.session.optimizer:
+        if optimizer is not self.session.given_optimizer:
             # Look at all parameters at steps 0, 1, 2, 4, 8 and 16, then at every 16th: early, when
             # models change, and seldom, as a look takes 1 µs a parameter.
             step = next(self._strangers)
@@ -235,7 +241,9 @@ class Watch:
 
     def problems(self) -> list[str]:
         """Return what the syncer does not hold, of the model and of its optimiser."""
-        return self._model_changes() + self._outsiders(self.session.optimizer)
+        optimizer = self.session.given_optimizer
+        outside = [] if optimizer is None else self._outsiders(optimizer)
+        return self._model_changes() + outside
 
     # -- looking
 

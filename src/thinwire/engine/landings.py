@@ -40,6 +40,8 @@ class Landings:
             all_landed: every parameter has had a mean under the strategy before.
         """
         self.incomplete, self._first = earlier.incomplete, earlier._first
+        if earlier._session.on_gradients == self._session.on_gradients:
+            self.applied, self.guard = earlier.applied, earlier.guard
         if all_landed:
             self.written = {bucket.index for bucket in self._session.buckets}
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from thinwire.core import travel
 from thinwire.engine import living, wrappers
 from thinwire.engine.agree import identified
-from thinwire.engine.buckets import plan
+from thinwire.engine.buckets import Layout, OwnLayout
 from thinwire.engine.layout import plain_name
 from thinwire.engine.nonfinite import POLICIES, Policy
 from thinwire.errors import AttachError
@@ -21,7 +21,7 @@ from thinwire.version import __version__
 
 Overlap = Literal["backward", "forward", "priority"]
 Auto = Literal["auto"]
-SourceName = Literal["hooks", "manual"]
+SourceName = Literal["hooks", "manual", "ddp"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,12 @@ class Options:
     nonfinite: Policy = "raise"
     check_every: int | Auto | None = None
     source: SourceName = "hooks"
+    layout: Layout = OwnLayout()
 
 
 def problems(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | None,
     strategy: Strategy,
     options: Options,
     attached: bool = False,
@@ -70,7 +71,7 @@ def problems(
         )
     if inner_wrappers := wrappers.inside(model):
         return reasons + inner_wrappers
-    if unfit := _misfit(model, optimizer, options.scaler):
+    if optimizer is not None and (unfit := _misfit(model, optimizer, options.scaler)):
         return reasons + unfit
     # 2. Parameters and buffers: real numbers, on one device.
     optimizer = wrappers.unwrapped(optimizer)
@@ -85,16 +86,22 @@ def problems(
         reasons.append(
             f"parameters and buffers are on {', '.join(devices)}: move them to one device"
         )
+    if optimizer is None and strategy.on.clock == "step":
+        reasons.append(
+            f"{strategy.on!r} counts the steps of the optimiser, which ddp_hook was not given: "
+            "give it, as optimizer="
+        )
     # 3. Strategy, optimiser and settings together.
     reasons += _of_updates(strategy, optimizer)
     reasons += _of_settings(model, strategy, options)
     reasons += _out_of_range(options)
-    if not attached:  # the hooks that this looks for are then the syncer's own
+    # Of a syncer that is attached, the hooks that this looks for are its own.
+    if not attached and optimizer is not None:
         reasons += _of_overlap(model, optimizer, options)
     # 4. The bucket layout, tried only where all else is well, as it takes that for granted.
     if trained and not reasons:
         try:
-            plan(model, options.bucket_bytes, strategy.when, wide=False)
+            options.layout.plan(model, options.bucket_bytes, strategy.when, wide=False)
         except AttachError as error:
             reasons.append(str(error))
     return reasons
@@ -204,22 +211,29 @@ def _out_of_range(options: Options) -> list[str]:
         ("buffers", options.buffers, ("broadcast", "local")),
         ("overlap", options.overlap, ("backward", "forward", "priority")),
         ("nonfinite", options.nonfinite, POLICIES),
-        ("source", options.source, ("hooks", "manual")),
+        ("source", options.source, options.layout.sources),
     ):
         if word not in words:
             reasons.append(f"{name}={word!r}: choose {' or '.join(map(repr, words))}")
     return reasons
 
 
-def _of_updates(strategy: Strategy, optimizer: Optimizer) -> list[str]:
+def _of_updates(strategy: Strategy, optimizer: Optimizer | None) -> list[str]:
     """Refuse optimisers but a plain SGD, where `.grad` holds a whole update already.
 
     No optimiser of torch states whether it averages.
     """
+    if not strategy.on.updates:
+        return []
+    if optimizer is None:
+        return [
+            f"{strategy.on!r} puts a whole update into .grad, which a plain SGD alone applies "
+            "rightly: give the optimiser, as optimizer="
+        ]
     plain = isinstance(optimizer, torch.optim.SGD) and not any(
         group["momentum"] for group in optimizer.param_groups
     )
-    if plain or not strategy.on.updates:
+    if plain:
         return []
     return [
         f"{strategy.on!r} puts a whole update into .grad, and {type(optimizer).__name__} would "

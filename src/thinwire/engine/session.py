@@ -23,7 +23,8 @@ from thinwire.strategy import Strategy
 class Session:
     """An attached model, and by what it is synchronised. Make one with `Session.begin`.
 
-    model, optimizer: the user's own; the optimiser is the one that steps, without a wrapper.
+    model: the user's own.
+    given_optimizer: the one that steps, without a wrapper; `None` where it was not given.
     strategy: when × what × how × on.
     driver: moves the flights of this rank.
     buckets: every parameter that trains, in flat runs.
@@ -35,7 +36,7 @@ class Session:
     """
 
     model: nn.Module
-    optimizer: Optimizer
+    given_optimizer: Optimizer | None
     strategy: Strategy
     driver: Driver
     buckets: Sequence[FlatBucket]
@@ -49,7 +50,7 @@ class Session:
     def begin(
         cls,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         strategy: Strategy,
         driver: Driver,
         buckets: Sequence[FlatBucket],
@@ -77,6 +78,17 @@ class Session:
             frozen,
             buffers,
         )
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Return the optimiser.
+
+        Raises:
+            AttachError: it was not given.
+        """
+        if self.given_optimizer is None:
+            raise AttachError("this needs the optimiser: give it to ddp_hook, as optimizer=")
+        return self.given_optimizer
 
     @property
     def on_gradients(self) -> bool:

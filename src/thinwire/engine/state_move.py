@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Kind, Leaf
+from thinwire.engine.airborne import Airborne
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.checkpoint import runs
 from thinwire.engine.session import Session
@@ -152,11 +153,34 @@ def _lost(old: _Old, strategy: Strategy, why: str, rounded: set[str]) -> list[st
 
 
 def move_landed(before: Sequence[FlatBucket], built: Sequence[FlatBucket]) -> None:
-    """Take over which `.grad` is a mean that has landed, so that it counts for no gradient."""
-    given = {
-        id(param): grad
+    """Take over which `.grad` is a mean that has landed, so that it counts for no gradient, and
+    means that were set aside."""
+    marks = {
+        id(param): (given, held)
         for bucket in before
-        for param, grad in zip(bucket.params, bucket.given, strict=True)
+        for param, given, held in zip(bucket.params, bucket.given, bucket.held, strict=True)
     }
     for bucket in built:
-        bucket.given = [given[id(param)] for param in bucket.params]
+        bucket.given = [marks[id(param)][0] for param in bucket.params]
+        bucket.held = [marks[id(param)][1] for param in bucket.params]
+
+
+def move_air(before: Sequence[FlatBucket], built: Sequence[FlatBucket]) -> None:
+    """Take over sums that have not landed yet; their flights have been waited for.
+
+    All buckets of gradients launch together, so each of the new ones gets every launch.
+    """
+    steps = sorted({air.step for bucket in before for air in bucket.air})
+    values: dict[tuple[int, str], Tensor] = {}
+    silent: set[tuple[int, str]] = set()
+    for bucket in before:
+        for air in bucket.air:
+            for i, part in enumerate(bucket.spec.parts):
+                values[air.step, part.name] = air.x[part.begin : part.end]
+                if i in air.silent:
+                    silent.add((air.step, part.name))
+    for bucket in built:
+        totals = [torch.cat([values[step, name] for name in bucket.names]) for step in steps]
+        for step, x in zip(steps, bucket.restore(totals), strict=True):
+            gone = frozenset(i for i, name in enumerate(bucket.names) if (step, name) in silent)
+            bucket.air.append(Airborne(step, x, [], [], waited=True, silent=gone))

@@ -147,6 +147,19 @@ class BackwardSteps(Steps):
         if self._tick.launch and not bucket.missing:
             self._launch_full()
 
+    def take_all(self, bucket: FlatBucket) -> None:
+        """Take the gradients of a whole bucket, and launch what is full."""
+        if not self._tick.launch:
+            bucket.given = [None] * len(bucket.params)
+            return
+        bucket.take_all(self._scale)
+        self._launch_full()
+
+    @property
+    def launches(self) -> bool:
+        """Return whether the step under way launches its buckets."""
+        return bool(self._tick.launch)
+
     @torch.no_grad()
     def finish(self) -> None:
         """End a step: launch what is left, and land what the schedule lands.

@@ -1,4 +1,4 @@
-"""Change the strategy of an attached syncer at a landing.
+"""Change the strategy of an attached syncer at a landing, or its bucket layout at any step.
 
 It is validated, agreed on and bound as `attach` does. Then buckets are built anew and take over the
 state of the old ones, and the syncer gets new parts around its clock. Until then nothing of the
@@ -7,13 +7,14 @@ syncer has changed, so that a strategy that is refused leaves the old one at wor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from thinwire.core import RankContext, travel
 from thinwire.engine import agree, living, savings
-from thinwire.engine.bound import bind
-from thinwire.engine.buckets import build, plan
+from thinwire.engine.bound import Bound, bind
+from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.flights import Flights
 from thinwire.engine.guards import Watch
 from thinwire.engine.landings import Landings
@@ -22,7 +23,7 @@ from thinwire.engine.options import facts, problems
 from thinwire.engine.pace import Pace
 from thinwire.engine.resumable import Resumable
 from thinwire.engine.session import Session
-from thinwire.engine.state_move import move_landed, move_state
+from thinwire.engine.state_move import move_air, move_landed, move_state
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError, DisagreementError, NotLandedError
 from thinwire.strategy import Strategy
@@ -63,13 +64,10 @@ def prepare(sync: Switchable, strategy: Strategy) -> Switched:
     _agree(sync, strategy)
     # 3. bind and build
     wide = strategy.on.clock != "backward"
-    planned = plan(session.model, options.bucket_bytes, strategy.when, wide=wide)
+    planned = options.layout.plan(session.model, options.bucket_bytes, strategy.when, wide)
     bound = bind(strategy, options, driver, meter, planned, device)
     bound.prepare(driver)
-    lane_plan = bound.lane_plan
-    built = build(
-        planned, strategy, bound.how, driver, lane_plan.lanes, lane_plan.slice_bytes, options.seed
-    )
+    built = bound.build(planned, strategy, driver, options.seed)
     # 4. move the state, and what `.grad` holds
     lost, fresh_base = move_state(session, strategy, built)
     on_gradients = strategy.on.clock == "backward"
@@ -79,18 +77,45 @@ def prepare(sync: Switchable, strategy: Strategy) -> Switched:
         _refuse_unequal(session, strategy)
     move_landed(session.buckets, built)
     # 5. the meter's rows go on, beside those of before
+    _new_rows(sync, bound, strategy, built)
+    ctx = RankContext(driver.rank, tuple(range(driver.world)), 0, options.seed)
+    savings.warn_if_little(strategy, bound.how, built, ctx, stacklevel=3)
+    new = replace(session, strategy=strategy, buckets=built)
+    weights = Weights(driver, meter, strategy.how, device)
+    weights.fractions, weights.from_ranks = sync.weights.fractions, sync.weights.from_ranks
+    return Switched(new, Flights(new, bound), weights, tuple(lost))
+
+
+def relaid(sync: Switchable) -> Switched:
+    """Lay buckets out anew where the framework that gathers gradients has done so, and move the
+    state; see `Syncer.relayout`.
+
+    All ranks call it alike, at any step. It sends nothing.
+    """
+    session, bound = sync.session, sync.flights.bound
+    options, strategy = session.options, session.strategy
+    sync.flights.wait_all()
+    wide = strategy.on.clock != "backward"
+    planned = options.layout.plan(session.model, options.bucket_bytes, strategy.when, wide)
+    built = bound.build(planned, strategy, session.driver, options.seed)
+    lost, _ = move_state(session, strategy, built)
+    move_landed(session.buckets, built)
+    move_air(session.buckets, built)
+    _new_rows(sync, bound, strategy, built)
+    new = replace(session, buckets=built)
+    return Switched(new, Flights(new, bound), sync.weights, tuple(lost))
+
+
+def _new_rows(
+    sync: Switchable, bound: Bound, strategy: Strategy, built: Sequence[FlatBucket]
+) -> None:
+    meter = sync.session.meter
     before = [
         replace(row, name=f"{row.name}, to step {sync.clock.step}", numel=0)
         for row in meter.rows
         if row.flights
     ]
     meter.rows[:] = [*bound.rows(built, strategy), *before]
-    ctx = RankContext(driver.rank, tuple(range(driver.world)), 0, options.seed)
-    savings.warn_if_little(strategy, bound.how, built, ctx, stacklevel=3)
-    new = replace(session, strategy=strategy, buckets=built)
-    weights = Weights(driver, meter, strategy.how, device)
-    weights.fractions, weights.from_ranks = sync.weights.fractions, sync.weights.from_ranks
-    return Switched(new, Flights(new, bound.how, bound.dense), weights, tuple(lost))
 
 
 def follow(sync: Switchable, landings: Landings, checks: Checks, pace: Pace | None) -> None:
@@ -157,7 +182,7 @@ def _agree(sync: Switchable, strategy: Strategy) -> None:
     session = sync.session
     driver, meter, model = session.driver, session.meter, session.model
     # 1. what this rank cannot switch to
-    here = problems(model, session.optimizer, strategy, session.options, attached=True)
+    here = problems(model, session.given_optimizer, strategy, session.options, attached=True)
     if not here:
         here += sync.watch.problems()
         reason = travel.weight_refusal(strategy.how, sync.weights.fractions)

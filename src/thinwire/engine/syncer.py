@@ -20,6 +20,7 @@ from thinwire.core.phase import phase
 from thinwire.engine import agree, checkpoint
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.clock import Clock
+from thinwire.engine.common import in_common
 from thinwire.engine.flights import Flights
 from thinwire.engine.guards import Watch
 from thinwire.engine.landings import Landings
@@ -32,9 +33,9 @@ from thinwire.engine.overlap.deferred import Deferred
 from thinwire.engine.pace import Pace
 from thinwire.engine.saved import read_folder
 from thinwire.engine.session import Session
-from thinwire.engine.sources import GradientHooks, Manual, OptimizerSteps, Source
+from thinwire.engine.sources import DdpSource, GradientHooks, Manual, OptimizerSteps, Source
 from thinwire.engine.steps import BackwardSteps, LocalSteps
-from thinwire.engine.switch import follow, prepare
+from thinwire.engine.switch import Switched, follow, prepare, relaid
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
@@ -88,7 +89,7 @@ class Syncer:
             return OptimizerSteps(session, steps)
         if session.options.source == "manual":
             return Manual(session, steps)
-        return GradientHooks(session, steps)
+        return (DdpSource if session.options.source == "ddp" else GradientHooks)(session, steps)
 
     # -- facts
 
@@ -222,27 +223,12 @@ class Syncer:
         Common are the parameters themselves on gradients, the anchor on deltas, and the mean over
         ranks (all of it, dense) on parameters.
         """
-        session, on = self.session, self.session.strategy.on
-        if session.on_gradients:
-            self.land()
-            yield session.model
-            return
-        weight = self.weights.own if on.mean else 1.0
-        own = [bucket.weights() for bucket in session.buckets]
-        common = [on.common(bucket, bucket.state) for bucket in session.buckets]
-        shown = [
-            self.flights.mean(bucket, mine, weight) if held is None else held
-            for bucket, mine, held in zip(session.buckets, own, common, strict=True)
-        ]
-        self.watch.paused = True
-        for bucket, flat in zip(self.buckets, shown, strict=True):
-            bucket.set_weights(flat)
-        try:
+        self.land()
+        if self.session.on_gradients:
             yield self.model
-        finally:
-            self.watch.paused = False
-            for bucket, mine in zip(self.buckets, own, strict=True):
-                bucket.set_weights(mine)
+            return
+        with in_common(self.session, self.flights, self.weights, self.watch):
+            yield self.model
 
     def all_gather(self, payload: bytes, label: str) -> list[bytes]:
         """Return every rank's bytes, by rank; all ranks call it alike. `label` names the exchange
@@ -307,13 +293,27 @@ class Syncer:
         with phase("switch"):
             self.land()
             switched = prepare(self, strategy)
-            before = self.landings, self.checks, self.pace
-            self._unhook()
-            self._assemble(switched.session, switched.flights, switched.weights)
-            follow(self, *before)
+            self._go_on_with(switched)
         if switched.lost:
             warnings.warn("switch: " + "; ".join(switched.lost), stacklevel=2)
         return switched.lost
+
+    def relayout(self) -> None:
+        """Follow the framework that gathers gradients where it has laid its buckets out anew.
+
+        State is taken over by parameter and element. Every rank calls it at the same step.
+        """
+        with phase("relayout"):
+            relaid_parts = relaid(self)
+            self._go_on_with(relaid_parts)
+        if relaid_parts.lost:
+            warnings.warn("new buckets: " + "; ".join(relaid_parts.lost), stacklevel=2)
+
+    def _go_on_with(self, new: Switched) -> None:
+        before = self.landings, self.checks, self.pace
+        self._unhook()
+        self._assemble(new.session, new.flights, new.weights)
+        follow(self, *before)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return residuals, warm starts, anchors, outer and private state, flights in the air:

@@ -25,18 +25,21 @@ WHOLE = (
 )
 
 
-def around(model: nn.Module) -> str | None:
+def around(model: nn.Module, expected: nn.Module | None = None) -> str | None:
     """Name the living data-parallel wrapper that holds the model or a part of it.
 
     It takes a look at every object of the process, so call it seldom.
+
+    Args:
+        expected: a wrapper that does no harm: Thinwire is its hook.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return None  # a wrapper cannot be made without a process group
     ours = {id(module) for module in model.modules()}
-    wrapper = _living_wrapper(ours)
+    wrapper = _living_wrapper(ours, expected)
     # A wrapper that is only waiting to be collected synchronises nothing.
     if wrapper is not None and gc.collect():
-        wrapper = _living_wrapper(ours)
+        wrapper = _living_wrapper(ours, expected)
     return wrapper
 
 
@@ -107,7 +110,7 @@ def _kinds() -> tuple[type, ...]:
     return (DistributedDataParallel,) if fsdp is None else (DistributedDataParallel, fsdp)
 
 
-def _living_wrapper(ours: set[int]) -> str | None:
+def _living_wrapper(ours: set[int], expected: nn.Module | None) -> str | None:
     """Search all living objects for a wrapper that holds one of our modules; return its name.
 
     There are some 400,000 objects of a few thousand types, and mostly none is a wrapper: so the
@@ -118,6 +121,8 @@ def _living_wrapper(ours: set[int]) -> str | None:
     if not kinds:
         return None
     for held in alive:
-        if type(held) in kinds and any(id(module) in ours for module in held.modules()):
+        if type(held) not in kinds or held is expected:
+            continue
+        if any(id(module) in ours for module in held.modules()):
             return type(held).__name__
     return None

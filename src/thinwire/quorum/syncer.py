@@ -15,11 +15,13 @@ from torch.optim import Optimizer
 
 from thinwire.core import Driver, Ranks
 from thinwire.engine import agree, checkpoint, saved
+from thinwire.engine.bound import Bound
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.clock import Clock
 from thinwire.engine.flights import Flights
 from thinwire.engine.guards import Watch
 from thinwire.engine.landings import Landings
+from thinwire.engine.lane_plan import LanePlan
 from thinwire.engine.observe.meter import Meter, Report
 from thinwire.engine.options import Options
 from thinwire.engine.pace import Pace
@@ -45,7 +47,7 @@ class QuorumSyncer:
         how, driver = session.strategy.how, session.driver
         self.session, self.store, self.clock = session, store, Clock()
         self.pace: Pace | None = None  # ranks do not rest
-        self.flights = Flights(session, how, how)
+        self.flights = Flights(session, Bound(how, how, LanePlan(1, None), None))
         self.weights = Weights(driver, session.meter, how, session.device)
         self.watch = Watch(session, self.clock, Landings(session, self.flights))
         self.rounds = Rounds(session, self.clock, self.watch, store, limits)

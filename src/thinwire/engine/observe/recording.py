@@ -71,13 +71,14 @@ def _hooks(session: Session, trace: Trace) -> list[Any]:
     def stepped(*_: Any) -> None:
         trace.closed("optimizer")
 
-    model, optimizer = session.model, session.optimizer
-    return [
-        model.register_forward_pre_hook(before),
-        model.register_forward_hook(after),
-        optimizer.register_step_pre_hook(stepping),
-        optimizer.register_step_post_hook(stepped),
-    ]
+    model, optimizer = session.model, session.given_optimizer
+    hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
+    if optimizer is not None:
+        hooks += [
+            optimizer.register_step_pre_hook(stepping),
+            optimizer.register_step_post_hook(stepped),
+        ]
+    return hooks
 
 
 def _write(path: Path, events: list[dict[str, Any]]) -> None:

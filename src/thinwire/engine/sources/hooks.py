@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.frames import called_within
+from thinwire.engine.landings import Landings
 from thinwire.engine.session import Session
 from thinwire.engine.sources.source import GradientSource
 from thinwire.engine.steps import BackwardSteps
@@ -24,16 +25,9 @@ class GradientHooks(GradientSource):
     def __init__(self, session: Session, steps: BackwardSteps) -> None:
         super().__init__(session, steps)
         self._task = -1  # the graph task of the backward pass under way
-        self._handles: list[Any] = []
-        self._nodes: list[Any] = []  # autograd itself does not keep them
-        # Where a landed mean must not be sent again, it is set aside before autograd adds to
-        # `.grad`: that needs a hook of the accumulating node, before it, beside the one after it.
+        self._nodes, self._handles = set_means_aside(session, steps.landings)
         for bucket in session.buckets:
             for i, param in enumerate(bucket.params):
-                if bucket.separate:
-                    node = _accumulator(param)
-                    self._nodes.append(node)
-                    self._handles.append(node.register_prehook(self._before_gradient(bucket, i)))
                 hook = self._after_gradient(bucket, i)
                 self._handles.append(param.register_post_accumulate_grad_hook(hook))
 
@@ -77,37 +71,55 @@ class GradientHooks(GradientSource):
 
         return hook
 
-    def _before_gradient(self, bucket: FlatBucket, i: int) -> Any:
-        """Make the hook that sets a landed mean aside just before autograd adds to it.
 
-        For strategies that must not send a mean again.
-        """
-        on, landings = self.session.strategy.on, self._steps.landings
+def set_means_aside(session: Session, landings: Landings) -> tuple[list[Any], list[Any]]:
+    """Hook on to autograd, so that it sets a landed mean aside before it adds to `.grad`.
 
-        def hook(*_: Any) -> None:
-            grad = bucket.params[i].grad
-            # 1. A mean landed here, and the loop has zeroed it without a step: under a delay it is
-            #    lost.
-            if bucket.given[i] is not None and (
-                grad is None or not (landings.applied or bool(grad.any()))
-            ):
-                landings.warn_dropped(bucket.names[i])
-            # 2. Set what has landed aside; an update, to which nothing can be added, is refused.
-            if grad is None:
-                bucket.held[i], bucket.given[i] = None, None  # the loop has dropped what there was
-            elif bucket.holds_landed(i):
-                if on.updates and bool(grad.any()):
-                    raise NotLandedError(
-                        f"backward() again while .grad of {bucket.names[i]!r} holds the update of "
-                        "the last landing, "
-                        f"to which no gradient can be added: with {on!r} call "
-                        "optimizer.step() and "
-                        "zero_grad() after each landing; to accumulate over n backward passes "
-                        "take every(n)"
-                    )
-                bucket.hold(i)
+    That is for strategies that must not send a mean again; it is none for others.
 
-        return hook
+    Returns:
+        The accumulating nodes, which autograd itself does not keep, and the hooks' handles.
+    """
+    nodes, handles = [], []
+    for bucket in session.buckets:
+        for i, param in enumerate(bucket.params if bucket.separate else ()):
+            nodes.append(_accumulator(param))
+            hook = _before_gradient(session, landings, bucket, i)
+            handles.append(nodes[-1].register_prehook(hook))
+    return nodes, handles
+
+
+def _before_gradient(session: Session, landings: Landings, bucket: FlatBucket, i: int) -> Any:
+    """Make the hook that sets a landed mean aside just before autograd adds to it.
+
+    For strategies that must not send a mean again.
+    """
+    on = session.strategy.on
+
+    def hook(*_: Any) -> None:
+        grad = bucket.params[i].grad
+        # 1. A mean landed here, and the loop has zeroed it without a step: under a delay it is
+        #    lost.
+        if bucket.given[i] is not None and (
+            grad is None or not (landings.applied or bool(grad.any()))
+        ):
+            landings.warn_dropped(bucket.names[i])
+        # 2. Set what has landed aside; an update, to which nothing can be added, is refused.
+        if grad is None:
+            bucket.held[i], bucket.given[i] = None, None  # the loop has dropped what there was
+        elif bucket.holds_landed(i):
+            if on.updates and bool(grad.any()):
+                raise NotLandedError(
+                    f"backward() again while .grad of {bucket.names[i]!r} holds the update of "
+                    "the last landing, "
+                    f"to which no gradient can be added: with {on!r} call "
+                    "optimizer.step() and "
+                    "zero_grad() after each landing; to accumulate over n backward passes "
+                    "take every(n)"
+                )
+            bucket.hold(i)
+
+    return hook
 
 
 def _accumulator(param: nn.Parameter) -> Any:

@@ -53,9 +53,9 @@ class GradientSource(Source):
 
     All ranks take the same number of steps. They need not take parameters in the same order: a
     bucket flies when its last parameter is taken, in an order that all ranks have agreed on. An
-    adapter of another framework is a subclass that calls these three: DDP's communication hook
-    takes the parameters of one of DDP's buckets at a time; of sharded parameters (FSDP2) it takes
-    this rank's shards.
+    adapter of another framework is a subclass that calls these: DDP's communication hook takes one
+    of DDP's buckets at a time, with `take_all(bucket)`; of sharded parameters (FSDP2) it takes this
+    rank's shards.
 
     Args:
         session: what was attached.
@@ -75,6 +75,11 @@ class GradientSource(Source):
     def take(self, bucket: FlatBucket, i: int) -> None:
         """Take the gradient of the bucket's parameter `i`."""
         self._steps.take(bucket, i)
+
+    def take_all(self, bucket: FlatBucket) -> None:
+        """Take the gradients of a whole bucket."""
+        with self.session.meter.working():
+            self._steps.take_all(bucket)
 
     def finish(self) -> None:
         """End a step."""

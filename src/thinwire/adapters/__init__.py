@@ -1,0 +1,1 @@
+"""Thinwire inside other frameworks: one file each, of which none imports another."""

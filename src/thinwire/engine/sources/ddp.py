@@ -1,0 +1,336 @@
+"""Take gradients from the buckets of DistributedDataParallel, by its communication hook.
+
+DDP calls the hook with each of its buckets, in one order on all ranks, and copies what the hook
+returns into `.grad` at the end of backward. A step:
+
+    first bucket   begin
+    each bucket    its buffer is a bucket of ours: it is scaled and flies in place
+    last bucket    finish: the means are in the buffers, and DDP goes on
+
+In its second pass DDP lays its buckets out anew, once, in the order in which gradients came. State
+then follows parameter and element (`Syncer.relayout`).
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from thinwire.core import Schedule
+from thinwire.engine.buckets import FlatBucket, plan
+from thinwire.engine.layout import plain_name, roles
+from thinwire.engine.session import Session
+from thinwire.engine.sources.hooks import set_means_aside
+from thinwire.engine.sources.source import GradientSource, Source
+from thinwire.engine.steps import BackwardSteps
+from thinwire.errors import AttachError
+from thinwire.kernels import fast
+
+
+class Relayable(Protocol):
+    """A syncer, as the hook of DDP sees it."""
+
+    @property
+    def source(self) -> Source: ...
+    @property
+    def session(self) -> Session: ...
+
+    def relayout(self) -> None: ...
+
+
+class DdpBucket(FlatBucket):
+    """A bucket that is lent DDP's own buffer for each step, and flies in it where it can.
+
+    It has buffers of its own where a launch lands in a later step, or where DDP keeps the elements
+    of a parameter in another order than the parameter's own (channels last).
+    """
+
+    _theirs: Tensor
+    _gradients: list[Tensor]
+    _absent: frozenset[int] = frozenset()
+    landed = False
+    """Whether a mean has landed in this step."""
+
+    @property
+    def in_place(self) -> bool:
+        return not self._buffers
+
+    def make_buffers(self, count: int) -> None:
+        if count > 1 or not all(param.is_contiguous() for param in self.params):
+            super().make_buffers(count)
+
+    def lend(self, theirs: Any) -> None:
+        """Take the buffer of one of DDP's buckets for this step."""
+        self._theirs, self.landed = theirs.buffer(), False
+        self._gradients = theirs.gradients() if self._buffers else []  # each in its own shape
+        # DDP fills a bucket with zeros where this pass has not come, and leaves `.grad` as it was.
+        self._absent = frozenset(i for i, p in enumerate(self.params) if p.grad is None)
+
+    def turn(self) -> None:
+        if self._buffers:
+            super().turn()
+            return
+        self.taken, self.missing = [False] * len(self.params), len(self.params)
+        self.first_bad, self._unseen = -1, False
+
+    def gradient(self, i: int) -> Tensor | None:
+        return self._gradients[i]
+
+    def take_all(self, scale: float) -> None:
+        if self._buffers:
+            super().take_all(scale)
+            return
+        self.taken, self.missing = [True] * len(self.params), 0
+        self.given = [None] * len(self.params)
+        finite = fast.scaled(self._theirs, scale, self._theirs)
+        self._unseen = finite is None
+        if finite is False:
+            self.first_bad = int(fast.first_nonfinite(self._theirs))
+
+    def take_absent(self, scale: float) -> frozenset[int]:
+        assert not self.missing, "DDP hands over every bucket in each step"
+        return self._absent
+
+    def grads(self) -> Tensor:
+        return super().grads() if self._buffers else self._theirs
+
+    def first_nonfinite(self, x: Tensor) -> int | Tensor:
+        return self.first_bad if self.in_place and not self._unseen else super().first_nonfinite(x)
+
+    def set_grads(self, flat: Tensor) -> None:
+        # 1. a mean that flew in a buffer of its own goes into DDP's
+        if self._buffers:
+            for part, gradient in zip(self.spec.parts, self._gradients, strict=True):
+                gradient.copy_(flat[part.begin : part.end].view(part.shape))
+        # 2. what was set aside is added back
+        for i, (part, held) in enumerate(zip(self.spec.parts, self.held, strict=True)):
+            if held is not None and i not in self.silent:
+                own = None if self._buffers else flat[part.begin : part.end].view(part.shape)
+                (self._gradients[i] if own is None else own).add_(held)
+        self.held = [None] * len(self.params)
+        self.landed = True
+
+    def clear_grads(self) -> None:
+        """Leave `.grad` alone: DDP writes it."""
+
+    def note_landed(self, launched: bool) -> None:
+        """Note which `.grad` has landed, when DDP has written them at the end of backward."""
+        if launched and not self.landed:  # under a delay: nothing is there to step with yet
+            for param in self.params:
+                param.grad = None
+        self.given = [param.grad if self.landed else None for param in self.params]
+
+
+class DdpLayout:
+    """A layout of buckets as a DDP module has them now; of local steps, it is our own.
+
+    It keeps no reference that would keep the module alive, as that holds the hook.
+    """
+
+    sources: tuple[str, ...] = ("ddp",)
+
+    def __init__(self, ddp: DistributedDataParallel) -> None:
+        self._ddp = weakref.ref(ddp)
+        self.hook = DdpHook(self)
+
+    @property
+    def wrapper(self) -> DistributedDataParallel | None:
+        return self._ddp()
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        ddp = self._ddp()
+        return frozenset(ddp.parameters_to_ignore) if ddp is not None else frozenset()
+
+    def plan(
+        self, model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool
+    ) -> list[FlatBucket]:
+        if wide:
+            return plan(model, bucket_bytes, when, wide)
+        role = roles(model)
+        names = {id(param): plain_name(name) for name, param in model.named_parameters()}
+        return [
+            DdpBucket(index, [(names[id(p)], p, role[id(p)]) for p in params])
+            for index, params in enumerate(self.runs())
+        ]
+
+    def runs(self) -> list[list[nn.Parameter]]:
+        """List the parameters of each of DDP's buckets, which has no public way to ask for them.
+
+        Not within a hook: DDP holds its lock there.
+        """
+        ddp = self._ddp()
+        assert ddp is not None
+        reducer: Any = ddp.reducer
+        return [list(theirs.parameters()) for theirs in reducer._get_zeros_like_grad_buckets()]
+
+    @property
+    def relaid(self) -> bool:
+        """Return whether DDP has laid its buckets out for the second, and last, time."""
+        return bool(getattr(self._ddp(), "_has_rebuilt_buckets", False))
+
+
+class DdpHook:
+    """What a DDP module calls with each bucket: it stays for good, whichever source takes them.
+
+    On local steps it hands the buckets back as they are.
+    """
+
+    def __init__(self, layout: DdpLayout) -> None:
+        self._layout = layout
+        self._followed = False  # the last layout
+        self.sync: Relayable | None = None
+        self.source: DdpSource | None = None
+
+    def run(self, theirs: Any) -> Future[Tensor]:
+        """Take one of DDP's buckets, a `torch.distributed.GradBucket`."""
+        assert self.sync is not None
+        if not self.sync.source.active:
+            raise AttachError(
+                "the syncer of this DistributedDataParallel is closed, and its hook stays: nothing "
+                "would be averaged. Wrap the model in a new DistributedDataParallel to go on"
+            )
+        if self.source is None:
+            done: Future[Tensor] = Future(devices=_devices(theirs.buffer()))
+            done.set_result(theirs.buffer())
+            return done
+        # A rank that has run out of data answers in `join()`, outside of any pass: there DDP's lock
+        # is free, and no forward pass has looked.
+        if theirs.index() == 0 and not _in_backward():
+            self._follow()
+        return self.source.take_theirs(theirs)
+
+    def before_forward(self) -> None:
+        """Follow DDP's second layout, in the forward pass that it has just made it in."""
+        if not self._followed and self._layout.relaid and torch.is_grad_enabled():
+            self._followed = True
+            self._follow()
+
+    def _follow(self) -> None:
+        sync = self.sync
+        if self.source is None or sync is None:
+            return
+        ours = [[id(param) for param in bucket.params] for bucket in sync.session.buckets]
+        if ours != [[id(param) for param in run] for run in self._layout.runs()]:
+            sync.relayout()
+
+
+class BeforeForward:
+    """A hook of the model that notifies a DDP hook of a forward pass; a copy of it does nothing."""
+
+    __slots__ = ("_hook",)
+
+    def __init__(self, hook: DdpHook | None = None) -> None:
+        self._hook = hook
+
+    def __call__(self, *_: Any) -> None:
+        if self._hook is not None:
+            self._hook.before_forward()
+
+    def __deepcopy__(self, _: Any) -> BeforeForward:
+        return BeforeForward()
+
+    def __reduce__(self) -> Any:
+        return (BeforeForward, ())
+
+
+class DdpSource(GradientSource):
+    """A source that takes each of DDP's buckets as its communication hook brings it."""
+
+    def __init__(self, session: Session, steps: BackwardSteps) -> None:
+        super().__init__(session, steps)
+        layout = session.options.layout
+        assert isinstance(layout, DdpLayout)
+        self._hook, self._active = layout.hook, True
+        self._waiting: list[tuple[Future[Tensor], Tensor]] = []
+        self._nodes, self._handles = set_means_aside(session, steps.landings)
+        self._hook.source = self
+
+    @property
+    def active(self) -> bool:
+        return self._active
+
+    def close(self) -> None:
+        self._active = False
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._nodes.clear()
+        if self._hook.source is self:
+            self._hook.source = None
+
+    def skip(self) -> None:
+        raise AttachError(
+            "skip_step() on a DistributedDataParallel: its own messages would find no partner on "
+            "this rank. Run the loop inside `with ddp.join():`, which gives ranks without data "
+            "their part"
+        )
+
+    @torch.no_grad()
+    def take_theirs(self, theirs: Any) -> Future[Tensor]:
+        """Take one of DDP's buckets; with the last one of a pass all means are there.
+
+        Returns:
+            A future of the mean, which DDP waits for at the end of backward.
+        """
+        # 1. the first bucket begins a step
+        index = theirs.index()
+        if (index == 0) == self._steps.clock.within:
+            raise AttachError(
+                f"DistributedDataParallel handed over bucket {index} "
+                f"{'again within a step' if index == 0 else 'first'}: an earlier backward() failed "
+                "half-way. Wrap the model anew"
+            )
+        if index == 0:
+            self.begin()
+        # 2. each flies as it comes
+        bucket, params = self.session.buckets[index], theirs.parameters()
+        assert isinstance(bucket, DdpBucket)
+        if len(params) != len(bucket.params) or any(
+            a is not b for a, b in zip(params, bucket.params, strict=True)
+        ):
+            raise AttachError(
+                f"DistributedDataParallel laid its buckets out anew within backward(), which "
+                f"torch {torch.__version__} was not seen to do: bucket {index} holds other "
+                "parameters"
+            )
+        buffer = theirs.buffer()
+        bucket.lend(theirs)
+        self.take_all(bucket)
+        future: Future[Tensor] = Future(devices=_devices(buffer))
+        self._waiting.append((future, buffer))
+        # 3. the last one ends the step
+        if theirs.is_last():
+            launched = self._steps.launches
+            self.finish()
+            for waiting, mean in self._waiting:
+                waiting.set_result(mean)
+            self._waiting.clear()
+            if _in_backward():
+                self._after_ddp(lambda: self._note_landed(launched))
+        return future
+
+    def _note_landed(self, launched: bool) -> None:
+        for bucket in self.session.buckets:
+            assert isinstance(bucket, DdpBucket)
+            bucket.note_landed(launched)
+
+    @staticmethod
+    def _after_ddp(call: Any) -> None:
+        """Run a call after DDP has written `.grad`: it does so in a callback at the end of this
+        pass, which it adds after this hook. One that is added by a callback comes last."""
+        engine = torch.autograd.Variable._execution_engine
+        engine.queue_callback(lambda: engine.queue_callback(call))
+
+
+def _in_backward() -> bool:
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def _devices(buffer: Tensor) -> list[int | str | torch.device]:
+    return [buffer.device] if buffer.is_cuda else []
