@@ -27,8 +27,8 @@ train: $(STAMP)
 	$(BIN)/thinwire train $(JOB) --strategy $(STRATEGY) --out runs/thin $(ARGS)
 	$(BIN)/thinwire compare runs/dense runs/thin --out runs/compare.svg
 
-# Two workers; who is done first takes over what the other has left.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# Three workers, as tests of ranks wait for one another; who is done first takes over what is left.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
 test: $(STAMP)
 	$(PYTEST) $(ARGS)

@@ -17,6 +17,7 @@ def copy(tmp_path: Path) -> Path:
     return guides.copied(tmp_path)
 
 
+@pytest.mark.long
 def test_who_follows_the_page_has_a_codec_that_passes_all_checks(copy: Path) -> None:
     PAGE.edit(copy)
     taken = [command for command in PAGE.commands() if command[0] not in ("mypy", "mkdocs")]
@@ -34,6 +35,7 @@ def test_who_follows_the_page_has_a_codec_that_passes_all_checks(copy: Path) -> 
     assert f"thinwire.what.scalar.upper {copy}" in where.stdout  # it was the copy that was tested
 
 
+@pytest.mark.long
 def test_each_missing_edit_is_named_as_the_page_says(copy: Path) -> None:
     messages = [
         words for row in PAGE.rows("| it says | so |") for words in re.findall(r"`([^`]+)`", row[0])

@@ -17,6 +17,7 @@ def copy(tmp_path: Path) -> Path:
     return guides.copied(tmp_path)
 
 
+@pytest.mark.long
 def test_who_follows_the_page_has_a_route_that_passes_all_checks(copy: Path) -> None:
     PAGE.edit(copy)
     taken = [
@@ -39,6 +40,7 @@ def test_the_route_obeys_the_laws_with_every_codec_that_it_carries(copy: Path) -
     assert done.returncode == 0, f"{done.stdout[-4000:]}{done.stderr[-2000:]}"
 
 
+@pytest.mark.long
 @pytest.mark.long
 def test_each_missing_edit_is_named_as_the_page_says(copy: Path) -> None:
     messages = [

@@ -73,12 +73,14 @@ def alike(told: str | None, expected: str | None) -> bool:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_on_two_ranks_it_prints_the_golden_output(name: str, tmp_path: Path) -> None:
     told = printed(name, tmp_path, launch=TWO_RANKS)
     assert unlike(told, golden(name)) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TRAINING)
 def test_alone_it_is_a_world_of_one(name: str, tmp_path: Path) -> None:
     told = printed(name, tmp_path, "--steps=12")

@@ -69,6 +69,7 @@ def found(bench: Bench, kind: str, name: str) -> list[dict[str, Any]]:
     return [each for each in bench.records if each["kind"] == kind and each["name"] == name]
 
 
+@pytest.mark.long
 @needs_lab
 def test_every_contestant_has_its_records(bench: Bench) -> None:
     for contestant in STUDY.contestants:
@@ -76,6 +77,7 @@ def test_every_contestant_has_its_records(bench: Bench) -> None:
         assert [each["round"] for each in found(bench, "time", contestant.name)] == [0]
 
 
+@pytest.mark.long
 @needs_lab
 def test_what_fails_is_told_with_its_reason(bench: Bench) -> None:
     failed = [each for each in bench.records if each.get("error")]
@@ -83,6 +85,7 @@ def test_what_fails_is_told_with_its_reason(bench: Bench) -> None:
     assert all("no hook 'carrier pigeon'" in each["error"] for each in failed)
 
 
+@pytest.mark.long
 @needs_lab
 def test_our_dense_is_ddp_bit_for_bit_and_other_seeds_are_taken_from_it(bench: Bench) -> None:
     dense_curves, ddp = found(bench, "curve", "dense"), found(bench, "curve", "DDP")
@@ -92,6 +95,7 @@ def test_our_dense_is_ddp_bit_for_bit_and_other_seeds_are_taken_from_it(bench: B
     assert ddp[1]["shared"] == "dense"
 
 
+@pytest.mark.long
 @needs_lab
 def test_losses_do_not_depend_on_the_link(bench: Bench) -> None:
     [proof] = [each for each in for_page(bench.records) if each["kind"] == "whole"]
@@ -104,6 +108,7 @@ def test_losses_do_not_depend_on_the_link(bench: Bench) -> None:
     )
 
 
+@pytest.mark.long
 @needs_lab
 def test_times_are_of_whole_periods_with_bytes_from_meter_and_kernel(bench: Bench) -> None:
     for name, steps in (("dense", 4), ("fedpaq", 5), ("DDP", 4)):
@@ -144,6 +149,7 @@ def test_who_talks_seldom_is_timed_after_two_rounds() -> None:
     assert [STUDY.warm(each) for each in STUDY.contestants[:2]] == [2, 10]
 
 
+@pytest.mark.long
 @needs_lab
 def test_a_step_of_the_rank_that_is_done_last_is_no_shorter_than_the_mean(bench: Bench) -> None:
     (record,) = found(bench, "time", "fedpaq")
@@ -151,6 +157,7 @@ def test_a_step_of_the_rank_that_is_done_last_is_no_shorter_than_the_mean(bench:
     assert mean - 1e-5 <= record["slowest_s"] <= STUDY.world * mean
 
 
+@pytest.mark.long
 @needs_lab
 def test_the_proof_is_timed_as_it_is_run_whole(bench: Bench) -> None:
     assert found(bench, "time", "fedpaq")[0]["settings"]["attach"] == {"lanes": 2}
@@ -159,6 +166,7 @@ def test_the_proof_is_timed_as_it_is_run_whole(bench: Bench) -> None:
     ] == [{}, {}]
 
 
+@pytest.mark.long
 @needs_lab
 @pytest.mark.usefixtures("_warm")
 def test_a_study_goes_on_where_it_stopped(bench: Bench, tmp_path: Path) -> None:
@@ -176,6 +184,7 @@ def test_a_study_goes_on_where_it_stopped(bench: Bench, tmp_path: Path) -> None:
     assert len([each for each in read(tmp_path / RECORDS) if each["kind"] == "whole"]) == 1
 
 
+@pytest.mark.long
 @needs_lab
 @pytest.mark.usefixtures("_warm")
 def test_slow_steps_are_few(tmp_path: Path) -> None:
@@ -189,6 +198,7 @@ def test_slow_steps_are_few(tmp_path: Path) -> None:
     assert len(found(made, "time", "dense")[0]["step_s"]) == 2
 
 
+@pytest.mark.long
 @needs_lab
 @pytest.mark.usefixtures("_warm")
 def test_settings_for_slow_links_and_for_a_larger_model(tmp_path: Path) -> None:

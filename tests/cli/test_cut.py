@@ -145,6 +145,7 @@ def torchrun(
             launcher.wait()
 
 
+@pytest.mark.long
 def test_a_worker_that_is_cut_off_is_named_and_both_machines_end(tmp_path: Path) -> None:
     folders = [tmp_path / "0", tmp_path / "1"]
     with two_machines() as enter, torchrun(enter, folders) as launchers:

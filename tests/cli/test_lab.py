@@ -70,6 +70,7 @@ def test_nothing_to_measure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "host1 cut off: nothing can be measured" in refused(capsys, "check", "--file", str(file))
 
 
+@pytest.mark.long
 @needs_labs
 def test_a_change_at_the_beginning_is_what_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -164,6 +164,7 @@ def test_sigterm_saves_and_resume_goes_on(tmp_path: Path) -> None:
     assert json.loads(told)["result"]["resumed_at"] == [saved]
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_named_and_restarts_go_on(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start(
@@ -178,6 +179,7 @@ def test_a_killed_worker_is_named_and_restarts_go_on(tmp_path: Path) -> None:
     assert json.loads(told)["result"]["resumed_at"]
 
 
+@pytest.mark.long
 def test_a_stopped_worker_is_named_and_the_run_ends(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start("--workers=2", "--steps=100000", "--save-every=20", f"--out={out}", "--json")
@@ -263,6 +265,7 @@ def test_more_workers_than_cores_work_and_warn(tmp_path: Path) -> None:
     assert f"warning: {cores + 1} workers share {cores} cores" in progress
 
 
+@pytest.mark.long
 def test_torchrun_starts_it_too(tmp_path: Path) -> None:
     launch = [
         sys.executable,

@@ -162,6 +162,7 @@ class Slow:
         return later if name in ("set", "get", "check", "multi_get", "compare_set") else answer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("beacons", [True, False])
 def test_a_slow_store_makes_nobody_lost(
     watches: Any, monkeypatch: pytest.MonkeyPatch, beacons: bool

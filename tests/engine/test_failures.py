@@ -101,6 +101,7 @@ def _too_few_steps(rank: int) -> str:
     return ""
 
 
+@pytest.mark.long
 def test_ranks_with_different_numbers_of_steps_are_told():
     said = run_ranks(2, _too_few_steps)[0]
     assert "same number of steps" in said

@@ -49,5 +49,5 @@ def calls(count: int, strategy: Strategy, world: int) -> int:
     ids=lambda each: type(each.on).__name__,
 )
 def test_attach_is_linear_in_the_number_of_parameters(strategy: Strategy, world: int) -> None:
-    few, many = calls(200, strategy, world), calls(1600, strategy, world)
+    few, many = calls(100, strategy, world), calls(800, strategy, world)
     assert many < 8.8 * few

@@ -184,7 +184,7 @@ def _dense(rank: int, link: Link | None) -> tuple[str, torch.Tensor, torch.Tenso
         train(model, optimizer, rank, range(2))
         sync.check()
         large = Spec((), 0, 16_000_000, torch.float32)
-        chosen = repr(sync.flights.dense.choose(identity(), large, 3))
+        chosen = repr(sync.flights.bound.dense.choose(identity(), large, 3))
     stepped = weights_of(model)
     with torch.no_grad():
         for param in model.parameters():

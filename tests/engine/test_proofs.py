@@ -17,6 +17,7 @@ from torch import nn
 import thinwire
 from tests.engine.models import loss_of, mlp, weights_of
 from tests.ranks import run_ranks
+from tests.some import some
 from thinwire import Strategy
 from thinwire.core import Driver
 from thinwire.drive.local import Fabric
@@ -169,7 +170,7 @@ def _native_somewhere(strategy: Strategy) -> bool:
     return "native" in repr(strategy.how)
 
 
-@pytest.mark.parametrize("name", PROOFS)
+@pytest.mark.parametrize("name", some(PROOFS, 7))
 def test_proof(name: str):
     world, strategy = PROOFS[name]
     local = _in_one_process(world, strategy)

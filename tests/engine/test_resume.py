@@ -15,6 +15,7 @@ import torch.distributed.checkpoint as dcp
 import thinwire
 from tests.engine.models import mlp, train, weights_of
 from tests.ranks import run_ranks
+from tests.some import some
 from thinwire import Strategy
 from thinwire.errors import CheckpointError
 from thinwire.how import gather, gossip, hierarchical, native, two_shot
@@ -36,7 +37,7 @@ from thinwire.what import (
 )
 from thinwire.when import delayed, every, staggered, warmup
 
-SAVED, KILLED, ALL = 7, 9, 16
+SAVED, KILLED, ALL = 5, 6, 11
 
 STRATEGIES = {
     "gradient": Strategy(
@@ -150,7 +151,7 @@ def _load(model, optimizer, sync, folder: Path) -> None:
     sync.load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", some(STRATEGIES, 8))
 def test_killed_and_resumed_is_never_stopped(name, tmp_path):
     strategy = STRATEGIES[name]
     never = run_ranks(2, _whole_run, strategy)
@@ -215,21 +216,21 @@ def _load_elsewhere(rank: int, strategy: Strategy, folder: Path):
     return sums, step
 
 
-@pytest.mark.parametrize("name", RESHARDED)
-@pytest.mark.parametrize("world", [2, 4])
-def test_another_world_keeps_the_sum_of_residuals(name, world, tmp_path):
+@pytest.mark.parametrize("name", some(RESHARDED, 5))
+def test_another_world_keeps_the_sum_of_residuals(name, tmp_path):
     strategy = RESHARDED[name]
     before = run_ranks(3, _save_residuals, strategy, tmp_path)
-    after = run_ranks(world, _load_elsewhere, strategy, tmp_path)
-    assert {step for _, step in before + after} == {6}
     keys = {key for sums, _ in before for key in sums}
-    lost = 0.0
-    for key in keys:
-        old = sum(sums[key] for sums, _ in before if key in sums)
-        new = sum(sums[key] for sums, _ in after if key in sums)
-        assert torch.equal(old, new), key
-        lost += float(old.abs().max())
-    assert lost > 0, "some residual is not zero"
+    for world in (2, 4):
+        after = run_ranks(world, _load_elsewhere, strategy, tmp_path)
+        assert {step for _, step in before + after} == {6}
+        lost = 0.0
+        for key in keys:
+            old = sum(sums[key] for sums, _ in before if key in sums)
+            new = sum(sums[key] for sums, _ in after if key in sums)
+            assert torch.equal(old, new), key
+            lost += float(old.abs().max())
+        assert lost > 0, "some residual is not zero"
 
 
 def test_hierarchical_residuals_survive_another_number_of_nodes(tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor
 import thinwire
 from tests.engine.models import mlp, train
 from tests.ranks import run_ranks
+from tests.some import some
 from thinwire import Strategy
 from thinwire.core import Leaf, RankContext, Rounds, Spec, State
 from thinwire.how import gather, two_shot
@@ -109,7 +110,7 @@ def _taken_up_small(
         return _own(sync), [str(warning.message) for warning in caught]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", some(SMALL, 3))
 def test_small_private_state_is_restored_in_the_same_world_and_layout_and_begins_anew_in_others(
     name,
 ):

@@ -55,7 +55,7 @@ ROUTES: dict[int, list[Route]] = {
     ],
 }
 CODECS: list[Codec] = [identity(), feedback(uniform(4)), entropy(uniform(4))]
-SIZES = (10_080, 300_000, 3, 0)
+SIZES = (10_080, 60_000, 3, 0)
 
 
 def pairs(world: int) -> list[tuple[Route, Codec, Spec]]:

@@ -10,6 +10,7 @@ import pytest
 from tests.members import ROOT
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
 def test_random_bytes_and_sizes_harm_no_kernel() -> None:
     command = [

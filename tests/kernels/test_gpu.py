@@ -276,6 +276,7 @@ def test_triton_is_imported_at_first_use() -> None:
     _run("-c", f"{words}; assert 'triton' not in sys.modules")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     sys.platform != "linux", reason="Triton's compilers come with its wheels for Linux"
 )

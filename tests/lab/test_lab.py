@@ -149,6 +149,7 @@ def test_what_a_command_leaves_running_ends_with_it() -> None:
         assert time.monotonic() - begun < 4, "its output would stay open until the sleep ends"
 
 
+@pytest.mark.long
 def test_a_wire_is_as_long_thin_and_lossy_as_asked() -> None:
     network = uniform(2, bits_per_s=5e7, wire=Wire(latency_s=0.02, loss=0.02), seed=7)
     with Lab(
@@ -384,6 +385,7 @@ def test_the_command_line_as_json() -> None:
     assert "[host1] 1" in ran.stderr
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root to become nobody"
 )

@@ -132,6 +132,7 @@ def test_a_run_is_decided_by_its_seed() -> None:
     assert one.curve != other.curve
 
 
+@pytest.mark.long
 def test_every_recipe_runs_on_two_ranks_and_is_decided_by_its_seed() -> None:
     (first, again), (other, _) = run_ranks(2, on_a_rank, timeout=300)
     assert again == first

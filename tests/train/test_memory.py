@@ -70,6 +70,7 @@ def test_an_ordinary_run_measures_nothing(monkeypatch: pytest.MonkeyPatch, tmp_p
         must_fit(small(workers=3, model=str(tmp_path)), 1)
 
 
+@pytest.mark.long
 def test_a_rank_is_measured_as_it_trains(tmp_path: Path) -> None:
     """Of each of 64 million parameters: weights, gradients and AdamW's two averages, 16 bytes,
     beside what Python and torch take."""

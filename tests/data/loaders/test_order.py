@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from thinwire.data.loaders.order import Order, Reader, scattered, striped
 
-patient = settings(deadline=None)  # other tests share the cores
+patient = settings(deadline=None, max_examples=25)  # other tests share the cores
 seeds = st.integers(-5, 2**64)
 shards = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any)
 powers = st.sampled_from([1, 2, 4, 8, 64])

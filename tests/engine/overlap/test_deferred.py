@@ -58,7 +58,7 @@ def _run(
     optimizer_name: str,
     strategy: Strategy,
     overlap: str,
-    steps: int = 6,
+    steps: int = 5,
     passes: int = 1,
     **options,
 ) -> list[torch.Tensor]:
