@@ -14,7 +14,7 @@ take_interrupts()  # before any test starts a process
 
 torch.set_num_threads(1)  # test workers and ranks already fill the cores
 
-settings.register_profile("quick", deadline=None, max_examples=50)
+settings.register_profile("quick", deadline=None, max_examples=30)
 settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)
 settings.register_profile("check", deadline=None, max_examples=10)
 settings.load_profile(

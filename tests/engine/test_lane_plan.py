@@ -50,7 +50,7 @@ def simulated(codec: Codec, route: Route, link: Link, lanes: int, size: int | No
     ).seconds
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     latency=st.sampled_from((0.0, 1e-4, 1e-3, 0.02, 0.1)),
     rate=st.sampled_from((1e6, 1e7, 1e8)),

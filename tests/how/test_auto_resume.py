@@ -81,7 +81,9 @@ def residuals(sync: Any) -> list[Tensor]:
     ids=repr,
 )
 @pytest.mark.parametrize(
-    "there_and_back", [(NEAR, FAR), (FAR, NEAR)], ids=["near to far", "far to near"]
+    "there_and_back",
+    [(NEAR, FAR), pytest.param((FAR, NEAR), marks=pytest.mark.long)],
+    ids=["near to far", "far to near"],
 )
 def test_residuals_go_over_to_the_other_route(
     codec: Codec, there_and_back: tuple[Link, Link]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.how.flights import EVEN, bucket, contexts_of, launch, values
+from tests.some import some
 from tests.wires import wires
 from thinwire.core import Codec, Cost, Link, Route
 from thinwire.drive.local import run
@@ -80,7 +81,7 @@ SERVED = [
 
 
 @pytest.mark.parametrize("numel", [EVEN, 37, 3, 0])
-@pytest.mark.parametrize(("route", "world"), SERVED, ids=repr)
+@pytest.mark.parametrize(("route", "world"), some(SERVED, len(SERVED) // 2), ids=repr)
 def test_bytes_and_messages_are_the_closed_form_the_simulators_and_the_meters(
     route: Route, world: int, numel: int
 ) -> None:

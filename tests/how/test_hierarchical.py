@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.how.flights import watched
+from tests.some import some
 from thinwire.core import AllReduce, Codec, Exchange, Route
 from thinwire.drive.local import run
 from thinwire.errors import StrategyError
@@ -18,7 +19,7 @@ from thinwire.what import cast, feedback, identity, lowrank, topk, uniform
 MANY = specs()["many parts"]
 
 
-@pytest.mark.parametrize("node", [1, 2, 3])
+@pytest.mark.parametrize("node", some([1, 2, 3], 2))
 @pytest.mark.parametrize("outer", [native(), two_shot(), gather()], ids=repr)
 def test_laws(node: int, outer: Route) -> None:
     check_route(hierarchical(native(), outer, node), identity())

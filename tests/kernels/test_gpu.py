@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*encountered in:RuntimeWarning"
 )  # numpy, of infinities: the interpreter computes with it
-few = settings(max_examples=30)  # an interpreted program takes some milliseconds
+few = settings(max_examples=12)  # an interpreted program takes some milliseconds
 blocks = st.sampled_from([8, 16, 256, 1024, 4096, 0])
 sizes = st.one_of(st.integers(1, 700), st.sampled_from([1023, 1024, 1025, 2048, 2500]))
 tensors = tensors_of(sizes)

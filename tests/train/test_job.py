@@ -65,7 +65,7 @@ def on_a_rank(rank: int) -> list[dict[str, tuple[tuple[float, ...], float, float
 
 def objectives_on_a_rank(rank: int) -> dict[str, tuple[float, float]]:
     runs = {
-        name: result(small(model=model, steps=60, lr=1e-2, warmup=5))
+        name: result(small(model=model, steps=40, lr=1e-2, warmup=5))
         for name, model in MODELS.items()
     }
     return {
@@ -175,6 +175,7 @@ def test_tokens_say_how_long() -> None:
     assert result(small(tokens=320)).end.tokens == 320
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor:UserWarning"
 )  # Dynamo asks for it and hides the warning itself

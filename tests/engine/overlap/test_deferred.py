@@ -133,6 +133,12 @@ def _cases(rank: int, overlap: str) -> list[bool]:
 
 
 @pytest.mark.parametrize("overlap", ["forward", "priority"])
+def test_weights_are_the_same_bits_on_two_ranks(overlap):
+    assert run_ranks(2, _cases, overlap) == [[True] * 5] * 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("overlap", ["forward", "priority"])
 def test_weights_are_the_same_bits_on_three_ranks(overlap):
     assert run_ranks(3, _cases, overlap) == [[True] * 5] * 3
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.some import some
 from tests.test_theory import flat, fly, sgd_of
 from tests.what.wrap.test_ef21 import RANKS, SPEC, begin, told
 from thinwire import Strategy
@@ -118,7 +119,7 @@ def descend(
     ]
 
 
-@pytest.mark.parametrize("how", [gather(), server((0,))], ids=repr)
+@pytest.mark.parametrize("how", some([gather(), server((0,))], 1), ids=repr)
 def test_on_a_quadratic_it_converges_as_fast_as_descent_in_a_fraction_of_the_bytes(
     how: gather | server,
 ) -> None:
