@@ -33,12 +33,12 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 test: $(STAMP)
 	$(PYTEST) $(ARGS)
 
-# For every edit, in about four minutes: the laws of components, alone and on threads as ranks, and what
-# guards the tree. It leaves out all pairs of codecs and routes, real processes, GPU kernels in the
-# interpreter, labs, data, the command line, benches and examples.
-CHECK := tests/core tests/net tests/when tests/on tests/how tests/what tests/drive/test_local.py \
-	tests/drive/test_sim.py $(filter-out $(addprefix tests/test_,pairs.py examples.py \
-	adding_a_codec.py adding_a_route.py theory.py warm.py),$(wildcard tests/test_*.py))
+# For every edit, in a minute and a half: the laws of codecs, some of each on each class of routes, and
+# what guards the tree. It leaves out real processes, GPU kernels in the interpreter, labs, data, the
+# command line, benches and examples.
+CHECK := tests/core tests/net tests/when tests/on tests/what tests/drive/test_local.py tests/drive/test_sim.py \
+	$(filter-out $(addprefix tests/test_,examples.py adding_a_codec.py adding_a_route.py docs.py \
+	frozen.py proofs.py ranks.py theory.py warm.py),$(wildcard tests/test_*.py))
 check: $(STAMP)
 	HYPOTHESIS_PROFILE=check $(PYTEST) $(CHECK) $(ARGS)
 
