@@ -58,7 +58,7 @@ def test_ddp_around_an_attached_model_is_found_at_the_first_backward(
         ) as error:
             loss.backward()
     assert "Call the bare model and wrap it in nothing" in str(error.value)
-    assert "Accelerate: leave the model out of prepare()" in str(error.value)
+    assert "also on what Accelerate's prepare() returns" in str(error.value)
 
 
 @pytest.mark.usefixtures("group")

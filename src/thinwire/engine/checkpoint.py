@@ -13,7 +13,7 @@ the same names.
 In another world size:
     1. a *summed* state of each rank is added up and dealt out: element i goes to rank i mod K, the
        rounding of that float32 to the next rank, so that the sum over ranks stays what it was (to
-       the precision that the state is stored in)
+       the precision that the state is stored in). In the same world, each rank has its own again
     2. parameters that ranks average, and anchors and outer state of each rank's own, start at their
        weighted mean
     3. other *private* state is taken from rank r mod (old world)
@@ -315,7 +315,11 @@ def _load_leaves(sync: Resumable, saved: Saved, dealt: bool, shares: Sequence[fl
     """Load every leaf from what was saved of it, or dealt; a small private one begins again where
     there is nothing of this world and layout."""
     driver, anew = sync.session.driver, set()
+    everyone = tuple(range(driver.world))
     for path, leaf in _leaves(sync):
+        # In the same world each rank has its own again, whatever the layout; but where only some
+        # ranks add an element up, another cut may give it to others.
+        own = saved.world == driver.world and leaf.group in ((), everyone)
         owner = saved.owner(driver.rank) if leaf.kind in ("summed", "private") else None
         elsewhere = saved.world != driver.world or (
             dealt and path.startswith("fly/")
@@ -325,7 +329,7 @@ def _load_leaves(sync: Resumable, saved: Saved, dealt: bool, shares: Sequence[fl
             anew.add(path)
         elif leaf.spec is None:
             leaf.value = saved.whole(path, leaf.part, owner).to(leaf.value)
-        elif leaf.kind == "summed" and dealt:
+        elif leaf.kind == "summed" and dealt and not own:
             leaf.flat = _dealt(saved, path, leaf, driver.rank, driver.world)
         elif leaf.kind == "private" and path.startswith("on/") and saved.world != driver.world:
             leaf.flat = saved.mean(path, leaf.spec, shares)

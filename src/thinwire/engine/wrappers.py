@@ -13,9 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 ADVICE = (
-    "Call the bare model and wrap it in nothing. Accelerate: leave the model out of prepare(). "
-    "Lightning and Hugging Face's Trainer wrap "
-    "it by themselves where there are several ranks: write the loop yourself"
+    "Call the bare model and wrap it in nothing; or keep DDP and use thinwire.ddp_hook(ddp, "
+    "strategy), also on what Accelerate's prepare() returns. For Lightning and Hugging Face's "
+    "Trainer there are callbacks: thinwire.adapters.lightning.Thinwire and thinwire.adapters.hf"
+    ".Thinwire"
 )
 
 WHOLE = (
@@ -33,12 +34,23 @@ def around(model: nn.Module, expected: nn.Module | None = None) -> str | None:
     Args:
         expected: a wrapper that does no harm: Thinwire is its hook.
     """
+    wrapper = living_wrapper(model, expected)
+    return None if wrapper is None else type(wrapper).__name__
+
+
+def living_wrapper(model: nn.Module, expected: nn.Module | None = None) -> nn.Module | None:
+    """Return the living data-parallel wrapper that holds the model or a part of it; see `around`.
+
+    Frameworks give their callbacks the model, and not what they have put around it.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return None  # a wrapper cannot be made without a process group
     ours = {id(module) for module in model.modules()}
     wrapper = _living_wrapper(ours, expected)
     # A wrapper that is only waiting to be collected synchronises nothing.
-    if wrapper is not None and gc.collect():
+    if wrapper is not None:
+        wrapper = None
+        gc.collect()
         wrapper = _living_wrapper(ours, expected)
     return wrapper
 
@@ -110,8 +122,8 @@ def _kinds() -> tuple[type, ...]:
     return (DistributedDataParallel,) if fsdp is None else (DistributedDataParallel, fsdp)
 
 
-def _living_wrapper(ours: set[int], expected: nn.Module | None) -> str | None:
-    """Search all living objects for a wrapper that holds one of our modules; return its name.
+def _living_wrapper(ours: set[int], expected: nn.Module | None) -> nn.Module | None:
+    """Search all living objects for a wrapper that holds one of our modules.
 
     There are some 400,000 objects of a few thousand types, and mostly none is a wrapper: so the
     types are looked at once each.
@@ -124,5 +136,6 @@ def _living_wrapper(ours: set[int], expected: nn.Module | None) -> str | None:
         if type(held) not in kinds or held is expected:
             continue
         if any(id(module) in ours for module in held.modules()):
-            return type(held).__name__
+            wrapper: nn.Module = held
+            return wrapper
     return None

@@ -53,29 +53,10 @@ _TABLES: dict[str, Levels] = {
     "e4m3": fp8("e4m3", 0),
     "e5m2": fp8("e5m2", 0),
 }
-_BELOW = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    6,
-    8,
-    10,
-    12,
-    14,
-    16,
-    20,
-    24,
-    28,
-    32,
-    40,
-    48,
-)  # sixteenths of an octave below the first scale that cuts nothing
-_PARTS, _FAR = (
-    32,
-    127,
-)  # what a zero point counts in, parts of a scale, and how far: 4 scales to either side
+# sixteenths of an octave below the first scale that cuts nothing
+_BELOW = (0, 1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48)
+# what a zero point counts in, parts of a scale, and how far: 4 scales to either side
+_PARTS, _FAR = 32, 127
 _CACHED = 2**16  # values that a CPU searches at a time, so few that they stay in its cache
 _REACH = 1 + _FAR / _PARTS  # scales from zero to the furthest value that has a code
 

@@ -1,0 +1,79 @@
+"""Attach to what a framework has prepared: a model in DistributedDataParallel, or a bare one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load, save
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from thinwire.adapters.ddp import ddp_hook
+from thinwire.engine.attach import attach
+from thinwire.engine.syncer import Syncer
+from thinwire.engine.wrappers import living_wrapper
+from thinwire.errors import AttachError
+from thinwire.strategy import Strategy
+
+
+def attach_prepared(
+    model: nn.Module,
+    optimizer: Optimizer,
+    strategy: Strategy | None = None,
+    *,
+    framework: str,
+    **options: Any,
+) -> Syncer:
+    """Put a strategy to work on a model that a framework has prepared. Every rank calls it alike.
+
+    In DistributedDataParallel it is `ddp_hook`; where the framework runs one rank alone, `attach`.
+
+    Args:
+        model: the model, in its wrapper or without it: the wrapper is then searched for.
+        optimizer: the one that steps it, in the framework's wrapper or without.
+        framework: its name, for messages.
+        options: as of `ddp_hook`.
+
+    Raises:
+        AttachError: there are several ranks, and the framework averages otherwise than by DDP.
+    """
+    wrapper = model if isinstance(model, DistributedDataParallel) else living_wrapper(model)
+    if isinstance(wrapper, DistributedDataParallel):
+        return ddp_hook(wrapper, strategy, optimizer=optimizer, **options)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        what = "nothing that averages" if wrapper is None else type(wrapper).__name__
+        raise AttachError(
+            f"{framework} has put {what} around the model, on {dist.get_world_size()} ranks: "
+            "Thinwire works inside DistributedDataParallel. Choose DDP"
+        )
+    return attach(model, optimizer, strategy, **options)
+
+
+@torch.no_grad()
+def close_with_common_weights(sync: Syncer, *, keep: bool = False) -> None:
+    """Close a syncer, and leave the model with the weights that ranks have in common.
+
+    Args:
+        keep: leave the weights as they are, such as those of the best checkpoint.
+    """
+    if sync.session.on_gradients or keep:
+        sync.close()
+        return
+    with sync.common_weights() as model:
+        common = [param.detach().clone() for param in model.parameters()]
+    sync.close()
+    for param, value in zip(sync.model.parameters(), common, strict=True):
+        param.copy_(value)
+
+
+def states_of_ranks(sync: Syncer) -> dict[str, torch.Tensor]:
+    """Return the state of every rank in one dictionary, for frameworks whose checkpoint is one
+    file. Every rank calls it alike; each holds all of it meanwhile."""
+    gathered = sync.all_gather(save(sync.state_dict()), "saving: every rank's state")
+    whole: dict[str, torch.Tensor] = {}
+    for packed in gathered:
+        whole |= load(packed)
+    return whole

@@ -1,0 +1,27 @@
+"""Metrics have one name in all loggers, and the values of the report."""
+
+from __future__ import annotations
+
+from tests.ddp import train, wrapped
+from tests.ranks import run_ranks
+from thinwire import ddp_hook, recipes
+from thinwire.adapters.metrics import metrics_of
+
+
+def _metrics(rank: int) -> tuple[dict[str, float], dict[str, float]]:
+    ddp, optimizer = wrapped()
+    with ddp_hook(ddp, recipes.powersgd(rank=1), optimizer=optimizer) as sync:
+        train(ddp, optimizer, rank, range(3))
+        report = sync.report()
+        return metrics_of(sync), {
+            "thinwire/sent_megabytes": report.sent_bytes / 1e6,
+            "thinwire/exposed_seconds": report.exposed_s,
+            "thinwire/skipped_steps": 0.0,
+            "thinwire/times_fewer_bytes": report.ratio,
+        }
+
+
+def test_metrics_are_those_of_the_report() -> None:
+    for metrics, told in run_ranks(2, _metrics):
+        assert metrics == told
+        assert metrics["thinwire/sent_megabytes"] > 0
