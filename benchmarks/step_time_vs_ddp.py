@@ -9,7 +9,8 @@ taken within each pair, so what else the machine does meets both sides (it widen
 script says how much there was). Where the allocator happens to put a copy is worth 1 to 2 % for as
 long as its process lives, so there are several launches, which build A or B first in turn, and the
 interval is taken over launches, then over pairs within them. DDP is taken as it comes, and with
-`gradient_as_bucket_view=True`, which spares it a copy (as thinwire does); DDP over DDP shows what
+`gradient_as_bucket_view=True`, which spares it a copy (as thinwire does), and with thinwire as its
+hook; DDP over DDP shows what
 the method itself reads. In the end both copies must hold the same bits.
 """
 
@@ -26,12 +27,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 import thinwire
 from benchmarks.common import CONFIG, Neighbours, batch, emit, model, parser, run_ranks, table
+from thinwire.engine import Syncer
 
 TARGET = 1.03
 WARMUP = 5
 PARTS = ("forward+backward", "step", "cpu of a step")
-DDP, VIEWS, THIN = "DDP", "DDP with bucket views", "thinwire"
-COMPARED = ((THIN, DDP), (THIN, VIEWS), (DDP, DDP))
+DDP, VIEWS, THIN, HOOK = "DDP", "DDP with bucket views", "thinwire", "thinwire inside DDP"
+COMPARED = ((THIN, DDP), (THIN, VIEWS), (HOOK, DDP), (DDP, DDP))
 
 
 class Side:
@@ -42,9 +44,11 @@ class Side:
         if kind != THIN:
             self.net = DistributedDataParallel(self.net, gradient_as_bucket_view=kind == VIEWS)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=3e-4)
-        self.sync = (
-            thinwire.attach(self.net, self.optimizer, thinwire.Strategy()) if kind == THIN else None
-        )
+        self.sync: Syncer | None = None
+        if kind == THIN:
+            self.sync = thinwire.attach(self.net, self.optimizer, thinwire.Strategy())
+        elif isinstance(self.net, DistributedDataParallel) and kind == HOOK:
+            self.sync = thinwire.ddp_hook(self.net, thinwire.Strategy(), optimizer=self.optimizer)
         self.seconds: list[tuple[float, ...]] = []
 
     def step(self, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[float, ...]:
