@@ -70,7 +70,6 @@ def trainer_of(folder: Path, callback: Any, **settings: Any) -> Any:
         output_dir=str(folder),
         per_device_train_batch_size=2,
         optim="sgd",
-        learning_rate=0.1,
         lr_scheduler_type="constant",
         max_grad_norm=1.0,
         logging_steps=1,
@@ -79,7 +78,7 @@ def trainer_of(folder: Path, callback: Any, **settings: Any) -> Any:
         use_cpu=True,
         disable_tqdm=True,
         ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None,
-        **({"save_strategy": "no", "max_steps": STEPS} | settings),
+        **({"save_strategy": "no", "max_steps": STEPS, "learning_rate": 0.1} | settings),
     )
     callbacks = [] if callback is None else [callback]
     data = rows()

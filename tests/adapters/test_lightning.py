@@ -78,14 +78,14 @@ def fit(
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), 0.1)
 
-    loader = torch.utils.data.DataLoader(torch.arange(STEPS * passes), batch_size=1)
+    steps = more.get("max_steps", STEPS)
+    loader = torch.utils.data.DataLoader(torch.arange(steps * passes), batch_size=1)
     check = torch.utils.data.DataLoader(torch.arange(1), batch_size=1)
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=WORLD,
         strategy="ddp",
         plugins=[Here()],
-        max_steps=STEPS,
         accumulate_grad_batches=passes,
         gradient_clip_val=1.0,
         use_distributed_sampler=False,
@@ -95,7 +95,7 @@ def fit(
         enable_model_summary=False,
         default_root_dir=folder,
         callbacks=callbacks,
-        **({"enable_checkpointing": False} | more),
+        **({"enable_checkpointing": False, "max_steps": STEPS} | more),
     )
     module = Module()
     trainer.fit(module, loader, check, ckpt_path=resume, weights_only=False)

@@ -17,10 +17,10 @@ from thinwire.engine.options import Auto, Options
 from thinwire.engine.sources.ddp import BeforeForward, DdpHook, DdpLayout
 from thinwire.engine.syncer import Syncer
 from thinwire.errors import AttachError
+from thinwire.planner.machine.frameworks import TRIED
 from thinwire.strategy import Strategy
 
-TRIED = ("2.13",)
-"""Versions of torch whose DDP this was tried with."""
+_TORCH = TRIED["torch"][0]
 
 
 def ddp_hook(  # noqa: PLR0913  (options by name, as those of `attach`)
@@ -87,9 +87,9 @@ def ddp_hook(  # noqa: PLR0913  (options by name, as those of `attach`)
     # 1. refuse what no hook can serve
     if reasons := _refusals(ddp):
         raise AttachError("cannot put a strategy to work:\n" + "\n".join(reasons))
-    if not torch.__version__.startswith(TRIED):
+    if not torch.__version__.startswith(f"{_TORCH}."):
         warnings.warn(
-            f"ddp_hook was tried with torch {', '.join(TRIED)}, and this is {torch.__version__}: "
+            f"ddp_hook was tried with torch {_TORCH}, and this is {torch.__version__}: "
             "compare a few steps with plain DDP before a long run",
             stacklevel=2,
         )
@@ -173,7 +173,7 @@ def _refusals(ddp: Any) -> list[str]:
     if missing:
         reasons.append(
             f"torch {torch.__version__} has no {', '.join(missing)}, by which buckets are found: "
-            f"use torch {', '.join(TRIED)}"
+            f"use torch {_TORCH}"
         )
     return reasons
 

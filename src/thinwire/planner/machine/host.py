@@ -17,6 +17,7 @@ from pathlib import Path
 from thinwire import env
 from thinwire.planner.machine import network
 from thinwire.planner.machine.finding import Finding, read
+from thinwire.planner.machine.frameworks import frameworks
 from thinwire.version import __version__
 
 # What each optional package is for, and the extra that brings it.
@@ -331,6 +332,6 @@ def lab() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    *(software, kernels, gpu_kernels, packages, cores, memory, devices, room, files),
+    *(software, frameworks, kernels, gpu_kernels, packages, cores, memory, devices, room, files),
     *(network.interfaces, network.tcp, network.allreduce, lab),
 )

@@ -1,0 +1,123 @@
+"""The table of docs/frameworks: every cell is run, or refused for the reason it gives."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thinwire
+from tests.adapters import test_hf as hf
+from tests.adapters import test_lightning as lightning
+from tests.ddp import wrapped
+from tests.engine.models import loss_of, weights_of
+from tests.members import ROOT
+from tests.ranks import run_ranks
+from thinwire import Strategy, recipes
+from thinwire.errors import NotLandedError
+from thinwire.how import gather, two_shot
+from thinwire.on import deltas, gradients, parameters
+from thinwire.what import feedback, topk, uniform
+from thinwire.when import delayed, every
+
+pytest.importorskip("accelerate", reason="pip install 'thinwire[hf]'")
+pytest.importorskip("lightning", reason="pip install 'thinwire[lightning]'")
+pytestmark = pytest.mark.long
+
+STEPS, PASSES = 50, 2
+STRATEGIES = {
+    "dense gradients": Strategy(),
+    "4 bits with feedback": Strategy(what=feedback(uniform(4)), how=two_shot()),
+    "top-k with feedback": Strategy(what=feedback(topk(32, 512)), how=gather()),
+    "PowerSGD": recipes.powersgd(rank=1),
+    "delayed gradients": Strategy(delayed(1, every(1))),
+    "accumulation by `every(2)`": Strategy(every(2)),
+    "deltas (DiLoCo)": Strategy(every(5), on=deltas()),
+    "deltas by parts (streaming)": recipes.streaming_diloco(period=4, fragments=2, tau=1),
+    "parameters": Strategy(every(5), on=parameters()),
+    "signs for a plain SGD": Strategy(on=gradients(then="sign")),
+}
+
+
+def table() -> dict[str, list[str]]:
+    """The cells of the page, by strategy."""
+    text = (ROOT / "docs" / "frameworks" / "index.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {cells[0]: cells[1:] for cells in rows[1:]}
+
+
+def in_ddp(rank: int, strategy: Strategy) -> Tensor:
+    ddp, _ = wrapped()
+    optimizer = torch.optim.SGD(ddp.parameters(), 0.01)
+    sync = thinwire.ddp_hook(ddp, strategy, optimizer=optimizer)
+    by_schedule = strategy.when.period == PASSES and sync.session.on_gradients
+    for step in range(STEPS):
+        for micro in range(PASSES):
+            quiet = micro < PASSES - 1 and not by_schedule
+            with ddp.no_sync() if quiet else nullcontext():
+                loss_of(ddp, step * PASSES + micro, rank).backward()
+        nn.utils.clip_grad_norm_(ddp.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    with sync.common_weights():
+        shown = weights_of(ddp)
+    sync.close()
+    return shown
+
+
+def in_trainer(rank: int, strategy: Strategy, folder: Path) -> Tensor:
+    from thinwire.adapters.hf import Thinwire
+
+    hf.environment(rank)
+    trainer = hf.trainer_of(
+        folder,
+        Thinwire(strategy),
+        max_steps=STEPS,
+        gradient_accumulation_steps=PASSES,
+        learning_rate=0.01,
+    )
+    trainer.train()
+    return weights_of(trainer.model)
+
+
+def in_lightning(rank: int, strategy: Strategy, folder: Path) -> Tensor:
+    from thinwire.adapters.lightning import Thinwire
+
+    trainer = lightning.fit(rank, folder, [Thinwire(strategy)], PASSES, max_steps=STEPS)
+    return weights_of(trainer.lightning_module)
+
+
+def _row(rank: int, strategy: Strategy, folder: Path) -> list[Any]:
+    """What each framework makes of a strategy: weights, or the error."""
+    made: list[Any] = []
+    for run in (
+        lambda: in_ddp(rank, strategy),
+        lambda: in_trainer(rank, strategy, folder),
+        lambda: in_lightning(rank, strategy, folder),
+    ):
+        try:
+            made.append(run())
+        except NotLandedError as error:
+            made.append(str(error))
+    return made
+
+
+def test_every_strategy_has_a_row() -> None:
+    assert list(table()) == list(STRATEGIES)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_row_is_what_happens(name: str, tmp_path: Path) -> None:
+    first, second = run_ranks(2, _row, STRATEGIES[name], tmp_path, timeout=240)
+    for cell, one, other in zip(table()[name], first, second, strict=True):
+        if cell == "works":
+            assert isinstance(one, Tensor), one
+            assert bool(one.isfinite().all())
+            assert torch.equal(one, other)
+        else:
+            assert cell == "refused: it steps in between"
+            assert "no mean has landed" in one
