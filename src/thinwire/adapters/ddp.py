@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -96,7 +98,7 @@ def ddp_hook(  # noqa: PLR0913  (options by name, as those of `attach`)
     # 2. attach, with DDP's layout and group. DDP itself broadcasts buffers, in its forward pass.
     strategy = strategy if strategy is not None else Strategy()
     on_gradients = isinstance(strategy, Strategy) and strategy.on.clock == "backward"
-    layout = DdpLayout(ddp)
+    layout = DdpLayout(ddp, _earlier(ddp))
     options = Options(
         25 << 20,
         slice_bytes,
@@ -125,11 +127,19 @@ def ddp_hook(  # noqa: PLR0913  (options by name, as those of `attach`)
     except BaseException:
         sync.close()
         raise
-    if not on_gradients:
-        # DDP is a shell now: no messages of its own in each step, for buffers or unused parameters
-        ddp.require_backward_grad_sync = False
-    weakref.finalize(ddp, sync.close)
+    weakref.finalize(ddp, _end, sync)
     return sync
+
+
+def _end(sync: Syncer) -> None:
+    """Close with the module, or at the end of the process: what fails has been raised before."""
+    with suppress(Exception):
+        sync.close()
+
+
+def _earlier(ddp: DistributedDataParallel) -> DdpHook | None:
+    """Return the hook of an earlier syncer of this module, as DDP takes one for good."""
+    return next((state for _, state in ddp._comm_hooks if isinstance(state, DdpHook)), None)
 
 
 def _refusals(ddp: Any) -> list[str]:
@@ -151,7 +161,8 @@ def _refusals(ddp: Any) -> list[str]:
         reasons.append("delay_all_reduce_named_params averages without hooks: leave it out")
     if getattr(ddp, "_use_python_reducer", False):
         reasons.append("DDP's Python reducer (compiled autograd) runs no hooks: turn it off")
-    if getattr(ddp, "_comm_hooks", None):
+    hook = _earlier(ddp) if getattr(ddp, "_comm_hooks", None) else None
+    if ddp._comm_hooks and (hook is None or hook.active):
         reasons.append("this DDP module has a communication hook already, and takes one only")
     sparse = [
         name
@@ -180,10 +191,16 @@ def _refusals(ddp: Any) -> list[str]:
 
 def _register(ddp: DistributedDataParallel, hook: DdpHook, sync: Syncer) -> None:
     hook.sync = sync
-    try:
-        ddp.register_comm_hook(hook, _hook)
-    except RuntimeError as error:  # of C++: a built-in hook
-        raise AttachError(f"DistributedDataParallel takes no hook: {error}") from error
+    if hook is _earlier(ddp):
+        # The hook is there already; a copy of a module lists it, and torch has not registered it.
+        with suppress(RuntimeError):
+            dist._register_comm_hook(ddp.reducer, hook, _hook)
+    else:
+        try:
+            ddp.register_comm_hook(hook, _hook)
+        except RuntimeError as error:  # of C++: a built-in hook
+            raise AttachError(f"DistributedDataParallel takes no hook: {error}") from error
+    # Once for each syncer: of an earlier one, or of a copied module, it does nothing.
     ddp.module.register_forward_pre_hook(BeforeForward(hook))
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -155,7 +155,8 @@ class TorchDriver:
         # the one before.
         for (_, ranks), made in self._groups.items():
             if self.rank in ranks and not self.global_ranks:
-                dist.destroy_process_group(made)
+                with suppress(ValueError):  # the user's destroy_process_group() ended them all
+                    dist.destroy_process_group(made)
         self._groups.clear()
 
     def abandon(self, error: BaseException | None = None) -> None:

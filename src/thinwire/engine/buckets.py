@@ -321,6 +321,9 @@ class Layout(Protocol):
     ) -> list[FlatBucket]:
         """Plan the buckets of every other parameter that trains; see `plan`."""
 
+    def gather(self, wanted: bool) -> None:
+        """Have the framework gather gradients, or leave them alone: local steps need none."""
+
 
 class OwnLayout:
     """The layout of a model whose gradients Thinwire itself gathers; it has no state."""
@@ -333,3 +336,6 @@ class OwnLayout:
         self, model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool
     ) -> list[FlatBucket]:
         return plan(model, bucket_bytes, when, wide)
+
+    def gather(self, wanted: bool) -> None:
+        """Do nothing: nobody but the source gathers gradients."""

@@ -88,6 +88,10 @@ class Watch:
 
     # -- what happens
 
+    def follow(self, earlier: Watch) -> None:
+        """Go on from an earlier watch of the same syncer."""
+        self._stepped_at, self._alone = earlier._stepped_at, earlier._alone
+
     def restart(self) -> None:
         """Take the parameters as they are for where this rank goes on from: at attach, or after a
         checkpoint."""
@@ -174,10 +178,25 @@ class Watch:
                 "rank's own sum, no mean has landed. "
                 f"Call it after the backward pass at which one lands{every}"
             )
+        if aside := self._set_aside():
+            raise NotLandedError(
+                f"optimizer.step() at step {self.clock.step}: a backward pass that DDP did not see "
+                f"added to .grad of {aside!r} after the mean had landed (in no_sync(), or not from "
+                "the wrapped module's forward). Add its loss to the other, or run it first"
+            )
         # From here on the mean counts as used: it may be zeroed without a warning, and a switch is
         # allowed.
         self._landings.applied = True
         self._landings.guard.before_step(optimizer)
+
+    def _set_aside(self) -> str | None:
+        """Name a parameter of DDP's whose landed mean is set aside, so that `.grad` lacks it."""
+        if self.session.options.source == "ddp":
+            for bucket in self.session.buckets:
+                for name, held in zip(bucket.names, bucket.held, strict=True):
+                    if held is not None:
+                        return name
+        return None
 
     def _stepping_beside(self, optimizer: Optimizer) -> None:
         """Judge a step of held parameters by another optimiser than the attached one.
@@ -330,11 +349,11 @@ class Watch:
                 "own and ranks would drift apart; call sync.reduce() after backward() and before "
                 "the step"
             )
-        cure = (
-            "call sync.skip_step() before the step, which sends what is in .grad"
-            if self.session.on_gradients
-            else "call loss.backward(), by which steps are counted"
-        )
+        cure = "call loss.backward(), by which steps are counted"
+        if self.session.options.source == "ddp":
+            cure = "call loss.backward() on what the wrapped module returns"
+        elif self.session.on_gradients:
+            cure = "call sync.skip_step() before the step, which sends what is in .grad"
         return (
             f"{step}no backward pass has brought the gradient of {name!r} since the "
             "last step (torch.autograd.grad, or one set by hand?), so it is this rank's own "

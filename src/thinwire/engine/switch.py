@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
+
 from thinwire.core import RankContext, travel
 from thinwire.engine import agree, living, savings
 from thinwire.engine.bound import Bound, bind
@@ -75,6 +77,8 @@ def prepare(sync: Switchable, strategy: Strategy) -> Switched:
     # gradients they are.
     if (on_gradients or fresh_base) and not (on_gradients and session.on_gradients):
         _refuse_unequal(session, strategy)
+    if on_gradients and not session.on_gradients:
+        lost += _share_optimizer(session)
     move_landed(session.buckets, built)
     # 5. the meter's rows go on, beside those of before
     _new_rows(sync, bound, strategy, built)
@@ -118,8 +122,11 @@ def _new_rows(
     meter.rows[:] = [*bound.rows(built, strategy), *before]
 
 
-def follow(sync: Switchable, landings: Landings, checks: Checks, pace: Pace | None) -> None:
-    """Let a syncer's new parts go on from those of the strategy before."""
+def follow(
+    sync: Switchable, watch: Watch, landings: Landings, checks: Checks, pace: Pace | None
+) -> None:
+    """Let a syncer's new parts go on from those of before."""
+    sync.watch.follow(watch)
     sync.landings.follow(landings, sync.clock.step > sync.clock.began_at)
     sync.checks.follow(checks)
     if pace is not None:
@@ -210,6 +217,27 @@ def _agree(sync: Switchable, strategy: Strategy) -> None:
 
 
 _CALL = b"switch\n"
+
+
+def _share_optimizer(session: Session) -> list[str]:
+    """Give every rank rank 0's optimiser state, as equal means would else move weights apart.
+
+    Returns:
+        What is lost by it: the other ranks' own.
+    """
+    state = [
+        (name, key, value)
+        for name, param in session.trained()
+        for key, value in sorted(session.optimizer.state.get(param, {}).items())
+        if isinstance(value, torch.Tensor) and value.device == session.device
+    ]
+    if session.driver.world == 1 or not state:
+        return []
+    facts_of = {"optimiser state": [[n, key, list(v.shape), str(v.dtype)] for n, key, v in state]}
+    agree.must_agree(session.driver, session.meter, facts_of, session.device, call="switch")
+    label = "switch: rank 0's optimiser state"
+    agree.broadcast(session.driver, session.meter, [v for _, _, v in state], label)
+    return ["the optimiser's state of other ranks than 0: all go on with rank 0's"]
 
 
 def _refuse_unequal(session: Session, strategy: Strategy) -> None:

@@ -48,6 +48,7 @@ class Syncer:
     def __init__(self, session: Session, flights: Flights, weights: Weights) -> None:
         self.clock = Clock()
         self._assemble(session, flights, weights)
+        session.options.layout.gather(session.on_gradients)
 
     def _assemble(self, session: Session, flights: Flights, weights: Weights) -> None:
         """Make the parts that a strategy needs, around the clock."""
@@ -294,23 +295,22 @@ class Syncer:
             self.land()
             switched = prepare(self, strategy)
             self._go_on_with(switched)
+            self.options.layout.gather(self.session.on_gradients)
         if switched.lost:
             warnings.warn("switch: " + "; ".join(switched.lost), stacklevel=2)
         return switched.lost
 
     def relayout(self) -> None:
-        """Follow the framework that gathers gradients where it has laid its buckets out anew.
-
-        State is taken over by parameter and element. Every rank calls it at the same step.
-        """
+        """Follow the framework that gathers gradients where it has laid its buckets out anew: state
+        is taken over by parameter and element. Every rank calls it at the same step."""
         with phase("relayout"):
-            relaid_parts = relaid(self)
-            self._go_on_with(relaid_parts)
-        if relaid_parts.lost:
-            warnings.warn("new buckets: " + "; ".join(relaid_parts.lost), stacklevel=2)
+            new = relaid(self)
+            self._go_on_with(new)
+        if new.lost:
+            warnings.warn("new buckets: " + "; ".join(new.lost), stacklevel=2)
 
     def _go_on_with(self, new: Switched) -> None:
-        before = self.landings, self.checks, self.pace
+        before = self.watch, self.landings, self.checks, self.pace
         self._unhook()
         self._assemble(new.session, new.flights, new.weights)
         follow(self, *before)
@@ -375,6 +375,7 @@ class Syncer:
                 self.landings.put(oldest, write=not self.session.on_gradients)
         finally:
             self.driver.close()
+            self.options.layout.gather(True)
         self.landings.warn_never(self.clock.step - self.clock.began_at)
 
     def __enter__(self) -> Syncer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -74,10 +75,13 @@ def test_ranks_run_out_of_data_at_different_steps() -> None:
     assert torch.equal(a[1], b[1])
 
 
-def _unreached(rank: int) -> tuple[bool, bool, bool]:
+def _unreached(rank: int, set_to_none: bool) -> tuple[bool, bool, bool]:
     ddp, optimizer = wrapped(Branches(), "find_unused")
     sync = thinwire.ddp_hook(ddp, FOUR_BITS, optimizer=optimizer)
-    train(ddp, optimizer, rank, range(3))  # the third pass reaches `odd`
+    for step in range(3):  # the third pass reaches `odd`
+        loss_of(ddp, step, rank).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=set_to_none)
     before = {key: value for key, value in _residuals(sync).items() if key[1] == "odd.weight"}
     loss_of(ddp, 3, rank).backward()  # the fourth does not
     after = _residuals(sync)
@@ -85,10 +89,13 @@ def _unreached(rank: int) -> tuple[bool, bool, bool]:
     module: Any = ddp.module
     return (
         any(bool(value) for value in before.values()) and kept,
-        module.odd.weight.grad is None,
+        module.odd.weight.grad is None or not bool(module.odd.weight.grad.any()),
         module.never.weight.grad is None,
     )
 
 
-def test_parameters_that_no_rank_reached_keep_their_residual_and_no_gradient() -> None:
-    assert run_ranks(2, _unreached) == [(True, True, True)] * 2
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_parameters_that_no_rank_reached_keep_their_residual_and_no_gradient(
+    set_to_none: bool,
+) -> None:
+    assert run_ranks(2, _unreached, set_to_none) == [(True, True, True)] * 2

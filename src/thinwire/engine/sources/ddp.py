@@ -68,8 +68,17 @@ class DdpBucket(FlatBucket):
         """Take the buffer of one of DDP's buckets for this step."""
         self._theirs, self.landed = theirs.buffer(), False
         self._gradients = theirs.gradients() if self._buffers else []  # each in its own shape
-        # DDP fills a bucket with zeros where this pass has not come, and leaves `.grad` as it was.
-        self._absent = frozenset(i for i, p in enumerate(self.params) if p.grad is None)
+        # Where this pass has not come, DDP fills in zeros, or the mean that is still in `.grad`:
+        # that is set aside, as where a gradient comes.
+        absent = set()
+        for i, (param, part) in enumerate(zip(self.params, self.spec.parts, strict=True)):
+            if param.grad is None:
+                absent.add(i)
+            elif self.separate and self.holds_landed(i):
+                absent.add(i)
+                self.held[i], self.given[i] = param.grad.clone(), None
+                self._theirs[part.begin : part.end].zero_()
+        self._absent = frozenset(absent)
 
     def turn(self) -> None:
         if self._buffers:
@@ -109,9 +118,12 @@ class DdpBucket(FlatBucket):
                 gradient.copy_(flat[part.begin : part.end].view(part.shape))
         # 2. what was set aside is added back
         for i, (part, held) in enumerate(zip(self.spec.parts, self.held, strict=True)):
-            if held is not None and i not in self.silent:
-                own = None if self._buffers else flat[part.begin : part.end].view(part.shape)
-                (self._gradients[i] if own is None else own).add_(held)
+            if held is None:
+                continue
+            own = flat[part.begin : part.end].view(part.shape)
+            own = self._gradients[i] if self._buffers else own
+            # Where no rank came, `.grad` stays: with bucket views it lies here.
+            own.copy_(held) if i in self.silent else own.add_(held)
         self.held = [None] * len(self.params)
         self.landed = True
 
@@ -134,9 +146,10 @@ class DdpLayout:
 
     sources: tuple[str, ...] = ("ddp",)
 
-    def __init__(self, ddp: DistributedDataParallel) -> None:
+    def __init__(self, ddp: DistributedDataParallel, hook: DdpHook | None = None) -> None:
         self._ddp = weakref.ref(ddp)
-        self.hook = DdpHook(self)
+        self.hook = hook or DdpHook()
+        self.hook.layout = self
 
     @property
     def wrapper(self) -> DistributedDataParallel | None:
@@ -169,6 +182,17 @@ class DdpLayout:
         reducer: Any = ddp.reducer
         return [list(theirs.parameters()) for theirs in reducer._get_zeros_like_grad_buckets()]
 
+    def gather(self, wanted: bool) -> None:
+        """Let DDP call the hook, or be a shell: with no messages of its own in each step, for
+        buffers or unused parameters."""
+        if (ddp := self._ddp()) is not None:
+            ddp.require_backward_grad_sync = wanted
+
+    @property
+    def joins(self) -> bool:
+        """Return whether the loop runs inside `ddp.join()`."""
+        return bool(getattr(getattr(self._ddp(), "_join_config", None), "enable", False))
+
     @property
     def relaid(self) -> bool:
         """Return whether DDP has laid its buckets out for the second, and last, time."""
@@ -178,22 +202,34 @@ class DdpLayout:
 class DdpHook:
     """What a DDP module calls with each bucket: it stays for good, whichever source takes them.
 
-    On local steps it hands the buckets back as they are.
+    On local steps it hands the buckets back as they are. A copy of it, in a copy of the module,
+    has no syncer.
     """
 
-    def __init__(self, layout: DdpLayout) -> None:
-        self._layout = layout
+    def __init__(self) -> None:
+        self.layout: DdpLayout | None = None
         self._followed = False  # the last layout
         self.sync: Relayable | None = None
         self.source: DdpSource | None = None
 
+    def __deepcopy__(self, _: Any) -> DdpHook:
+        return DdpHook()
+
+    def __reduce__(self) -> Any:
+        return (DdpHook, ())
+
+    @property
+    def active(self) -> bool:
+        """Return whether it serves a syncer."""
+        return self.sync is not None and self.sync.source.active
+
     def run(self, theirs: Any) -> Future[Tensor]:
         """Take one of DDP's buckets, a `torch.distributed.GradBucket`."""
-        assert self.sync is not None
-        if not self.sync.source.active:
+        if not self.active:
             raise AttachError(
-                "the syncer of this DistributedDataParallel is closed, and its hook stays: nothing "
-                "would be averaged. Wrap the model in a new DistributedDataParallel to go on"
+                "this DistributedDataParallel has a hook of Thinwire without a syncer (closed, or "
+                "of a module that was copied): nothing would be averaged. Call ddp_hook again, or "
+                "wrap the model in a new DistributedDataParallel"
             )
         if self.source is None:
             done: Future[Tensor] = Future(devices=_devices(theirs.buffer()))
@@ -207,17 +243,30 @@ class DdpHook:
 
     def before_forward(self) -> None:
         """Follow DDP's second layout, in the forward pass that it has just made it in."""
-        if not self._followed and self._layout.relaid and torch.is_grad_enabled():
+        if self.layout is None or not self.active or not torch.is_grad_enabled():
+            return
+        if self.source is None and self.layout.joins:
+            raise AttachError(
+                "ddp.join() knows nothing of local steps, whose rounds would never end: leave it, "
+                "and call sync.skip_step() on a rank without data"
+            )
+        if not self._followed and self.layout.relaid:
             self._followed = True
             self._follow()
 
     def _follow(self) -> None:
-        sync = self.sync
-        if self.source is None or sync is None:
+        sync, layout = self.sync, self.layout
+        if self.source is None or sync is None or layout is None:
             return
         ours = [[id(param) for param in bucket.params] for bucket in sync.session.buckets]
-        if ours != [[id(param) for param in run] for run in self._layout.runs()]:
-            sync.relayout()
+        if ours == [[id(param) for param in run] for run in layout.runs()]:
+            return
+        sync.relayout()
+        # With bucket views DDP has put other tensors, of the same values, in the place of `.grad`.
+        for bucket in sync.session.buckets:
+            for i, param in enumerate(bucket.params):
+                if bucket.given[i] is not None:
+                    bucket.given[i] = param.grad
 
 
 class BeforeForward:
