@@ -194,7 +194,7 @@ def _register(ddp: DistributedDataParallel, hook: DdpHook, sync: Syncer) -> None
     if hook is _earlier(ddp):
         # The hook is there already; a copy of a module lists it, and torch has not registered it.
         with suppress(RuntimeError):
-            dist._register_comm_hook(ddp.reducer, hook, _hook)
+            dist._register_comm_hook(ddp.reducer, hook, _hook)  # type: ignore[attr-defined]
     else:
         try:
             ddp.register_comm_hook(hook, _hook)
