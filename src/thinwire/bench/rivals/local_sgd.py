@@ -33,9 +33,9 @@ class LocalSteps(Loop):
         period = job.settings["period"]
         if period < 1:
             raise ValueError(f"period={period}: a period is 1 or more")
-        from accelerate import Accelerator  # type: ignore[import-not-found, unused-ignore]
-        from accelerate.local_sgd import LocalSGD  # type: ignore[import-not-found, unused-ignore]
-        from accelerate.utils import InitProcessGroupKwargs  # type: ignore[import-not-found, unused-ignore]
+        from accelerate import Accelerator
+        from accelerate.local_sgd import LocalSGD
+        from accelerate.utils import InitProcessGroupKwargs
 
         within = InitProcessGroupKwargs(backend="gloo", timeout=timedelta(seconds=job.timeout))
         self.accelerator = Accelerator(cpu=True, kwargs_handlers=[within])
