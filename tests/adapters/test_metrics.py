@@ -22,6 +22,6 @@ def _metrics(rank: int) -> tuple[dict[str, float], dict[str, float]]:
 
 
 def test_metrics_are_those_of_the_report() -> None:
-    for metrics, told in run_ranks(2, _metrics):
-        assert metrics == told
+    for metrics, reported in run_ranks(2, _metrics):
+        assert metrics == reported
         assert metrics["thinwire/sent_megabytes"] > 0

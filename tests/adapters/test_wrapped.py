@@ -1,4 +1,4 @@
-"""What a framework has prepared: a wrapped model is found, ranks without a wrapper are told."""
+"""What a framework has prepared: a wrapped model is found, ranks without a wrapper get an error."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Thinwire inside other frameworks: one file each, of which none imports another."""
+"""Thinwire inside other frameworks: one file each. No framework's file imports another's."""

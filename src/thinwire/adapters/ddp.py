@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 from thinwire.engine.attach import driver_of, set_up
 from thinwire.engine.nonfinite import Policy
 from thinwire.engine.options import Auto, Options
-from thinwire.engine.sources.ddp import BeforeForward, DdpHook, DdpLayout
+from thinwire.engine.sources.ddp import DdpHook, DdpLayout
 from thinwire.engine.syncer import Syncer
+from thinwire.engine.uncopied import Uncopied
 from thinwire.errors import AttachError
 from thinwire.planner.machine.frameworks import TRIED
 from thinwire.strategy import Strategy
@@ -161,7 +162,7 @@ def _refusals(ddp: Any) -> list[str]:
         reasons.append("delay_all_reduce_named_params averages without hooks: leave it out")
     if getattr(ddp, "_use_python_reducer", False):
         reasons.append("DDP's Python reducer (compiled autograd) runs no hooks: turn it off")
-    hook = _earlier(ddp) if getattr(ddp, "_comm_hooks", None) else None
+    hook = _earlier(ddp)
     if ddp._comm_hooks and (hook is None or hook.active):
         reasons.append("this DDP module has a communication hook already, and takes one only")
     sparse = [
@@ -201,7 +202,7 @@ def _register(ddp: DistributedDataParallel, hook: DdpHook, sync: Syncer) -> None
         except RuntimeError as error:  # of C++: a built-in hook
             raise AttachError(f"DistributedDataParallel takes no hook: {error}") from error
     # Once for each syncer: of an earlier one, or of a copied module, it does nothing.
-    ddp.module.register_forward_pre_hook(BeforeForward(hook))
+    ddp.module.register_forward_pre_hook(Uncopied(hook.before_forward))
 
 
 def _hook(hook, bucket):  # type: ignore[no-untyped-def]  # DDP compares annotations with the class

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from thinwire.adapters.metrics import metrics_of
-from thinwire.adapters.wrapped import attach_prepared, close_with_common_weights
+from thinwire.adapters.wrapped import CommonWeights, attach_prepared, close_with_common_weights
 from thinwire.engine.syncer import Syncer
 from thinwire.errors import AttachError, CheckpointError
 from thinwire.strategy import Strategy
@@ -62,7 +61,7 @@ class Thinwire(TrainerCallback):
         self.strategy, self._resume_from, self._options = strategy, resume_from, options
         self.sync: Syncer | None = None
         """The syncer, from the beginning of training to its end."""
-        self._shown: ExitStack | None = None  # the weights are those that ranks have in common
+        self._common = CommonWeights()
 
     # -- the Trainer's events
 
@@ -85,16 +84,16 @@ class Thinwire(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not control.should_save:
-            self._show_own()
+            self._common.hide()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # 1. Where the Trainer decides to save after it has evaluated, own weights were saved.
         folder = _folder(args, state)
-        if self._shown is None and self.sync is not None and not self.sync.session.on_gradients:
-            with self.sync.common_weights():
-                if args.should_save:
-                    kwargs["model"].save_pretrained(folder)
-        self._show_own()
+        if not self._common.shown:
+            self._common.show(self.sync)
+            if self._common.shown and args.should_save:
+                kwargs["model"].save_pretrained(folder)
+        self._common.hide()
         # 2. The strategy's state, of every rank.
         if self.sync is not None and not args.save_only_model:
             save({"sync": self.sync}, checkpoint_id=folder / FOLDER)
@@ -110,7 +109,7 @@ class Thinwire(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the model with the weights that ranks have in common, and close."""
-        self._show_own()
+        self._common.hide()
         if self.sync is None:
             return
         best = args.load_best_model_at_end and state.best_model_checkpoint is not None
@@ -120,16 +119,8 @@ class Thinwire(TrainerCallback):
 
     def _show_before(self, control: Any) -> None:
         """Show the weights that ranks have in common where the Trainer validates or saves next."""
-        if self.sync is None or self.sync.session.on_gradients or self._shown is not None:
-            return
         if control.should_evaluate or control.should_save:
-            self._shown = ExitStack()
-            self._shown.enter_context(self.sync.common_weights())
-
-    def _show_own(self) -> None:
-        shown, self._shown = self._shown, None
-        if shown is not None:
-            shown.close()
+            self._common.show(self.sync)
 
     def _load(self, folder: Path) -> None:
         assert self.sync is not None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 from thinwire.adapters.metrics import metrics_of
-from thinwire.adapters.wrapped import attach_prepared, close_with_common_weights, states_of_ranks
+from thinwire.adapters.wrapped import (
+    CommonWeights,
+    attach_prepared,
+    close_with_common_weights,
+    states_of_ranks,
+)
 from thinwire.engine.syncer import Syncer
 from thinwire.errors import AttachError, CheckpointError
 from thinwire.strategy import Strategy
@@ -55,7 +59,7 @@ class Thinwire(Callback):
         self.sync: Syncer | None = None
         """The syncer, from the beginning of training to its end."""
         self._loaded: dict[str, Any] | None = None  # of a checkpoint, until training begins
-        self._shown: ExitStack | None = None  # the weights are those that ranks have in common
+        self._common = CommonWeights()
 
     # -- the Trainer's events
 
@@ -92,20 +96,16 @@ class Thinwire(Callback):
             pl_module.log_dict(metrics_of(self.sync), rank_zero_only=True)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        if self.sync is not None and not self.sync.session.on_gradients and self._shown is None:
-            self._shown = ExitStack()
-            self._shown.enter_context(self.sync.common_weights())
+        self._common.show(self.sync)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        shown, self._shown = self._shown, None
-        if shown is not None:
-            shown.close()
+        self._common.hide()
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         if self.sync is None:
             return
         # 1. the weights that ranks have in common, in place of this rank's own
-        self.on_validation_end(trainer, pl_module)
+        self._common.hide()
         if not self.sync.session.on_gradients:
             with self.sync.common_weights():
                 shown = trainer.strategy.lightning_module_state_dict()
@@ -120,6 +120,6 @@ class Thinwire(Callback):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Leave the model with the weights that ranks have in common, and close."""
-        self.on_validation_end(trainer, pl_module)
+        self._common.hide()
         if self.sync is not None:
             close_with_common_weights(self.sync)

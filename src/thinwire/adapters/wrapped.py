@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -50,6 +51,32 @@ def attach_prepared(
             "Thinwire works inside DistributedDataParallel. Choose DDP"
         )
     return attach(model, optimizer, strategy, **options)
+
+
+class CommonWeights:
+    """A switch from a rank's own weights to those that ranks have in common, and back.
+
+    Callbacks use it, as a framework has one event before it validates or saves, and another after.
+    """
+
+    def __init__(self) -> None:
+        self._stack: ExitStack | None = None
+
+    @property
+    def shown(self) -> bool:
+        return self._stack is not None
+
+    def show(self, sync: Syncer | None) -> None:
+        """Show them, where weights differ between landings; every rank calls it alike."""
+        if sync is not None and not sync.session.on_gradients and not self.shown:
+            self._stack = ExitStack()
+            self._stack.enter_context(sync.common_weights())
+
+    def hide(self) -> None:
+        """Put this rank's own weights back; a second call does nothing."""
+        stack, self._stack = self._stack, None
+        if stack is not None:
+            stack.close()
 
 
 @torch.no_grad()

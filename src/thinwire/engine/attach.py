@@ -136,14 +136,13 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         check_every,
         source,
     )
-    given = driver
     return set_up(
         model,
         optimizer,
         chosen,
         options,
         weight,
-        lambda device: given if given is not None else driver_of(group, lanes, timeout, device),
+        lambda device: driver if driver is not None else driver_of(group, lanes, timeout, device),
     )
 
 
@@ -185,8 +184,7 @@ def set_up(
         agree.refuse_problems([text.decode() for text in problems_by_rank], "cannot attach")
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
         # 3. tune: measure the link where something is chosen by it, and bind routes to the world
-        wide = strategy.on.clock != "backward"
-        planned = options.layout.plan(model, options.bucket_bytes, strategy.when, wide)
+        planned = options.plan(model, strategy)
         bound = bind(strategy, options, driver, meter, planned, device)
         # 4. build: connections, rank 0's values everywhere, buckets with their state. All ranks
         #    make the connections together, before the first parameters travel.

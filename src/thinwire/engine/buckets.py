@@ -61,7 +61,7 @@ class FlatBucket:
         self.held: list[Tensor | None] = [None] * len(self.params)
         """By parameter: a mean that landed before the gradients that are gathered now."""
         self.first_bad = -1
-        self._unseen = False  # some values were copied without a check whether they are finite
+        self._unseen = True  # some values were not looked at as they were copied
         # 4. Gradient buffers, one for each flight that may be in the air; `_now` is being filled.
         self._buffers: list[Tensor] = []
         self._views: list[list[Tensor]] = []
@@ -137,7 +137,8 @@ class FlatBucket:
 
     def turn(self) -> None:
         """Go on to the next buffer, before the hooks fill it."""
-        self._now = (self._now + 1) % len(self._buffers)
+        if self._buffers:
+            self._now = (self._now + 1) % len(self._buffers)
         self.taken = [False] * len(self.params)
         self.missing = len(self.params)
         self.first_bad, self._unseen = -1, False
@@ -214,7 +215,7 @@ class FlatBucket:
 
         On a device it is a tensor, which is not waited for.
         """
-        if self._buffers and not self._unseen:
+        if not self._unseen:
             return self.first_bad
         first = fast.first_nonfinite(x)
         return first if first.is_cuda else int(first)

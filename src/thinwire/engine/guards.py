@@ -28,6 +28,7 @@ from thinwire.engine.layout import plain_name
 from thinwire.engine.observe.checksums import checksum, checksums
 from thinwire.engine.options import params_of
 from thinwire.engine.session import Session
+from thinwire.engine.uncopied import Uncopied
 from thinwire.errors import AttachError, NotLandedError
 
 LOOK_EVERY = 16
@@ -75,7 +76,9 @@ class Watch:
         if not session.on_gradients:
             for module in session.model.modules():
                 if any(id(param) in self.trained for param in module.parameters(recurse=False)):
-                    self._handles.append(module.register_load_state_dict_pre_hook(_Loading(self)))
+                    self._handles.append(
+                        module.register_load_state_dict_pre_hook(Uncopied(self.loading))
+                    )
         self.restart()
         living.add(self)
 
@@ -193,9 +196,9 @@ class Watch:
         """Name a parameter of DDP's whose landed mean is set aside, so that `.grad` lacks it."""
         if self.session.options.source == "ddp":
             for bucket in self.session.buckets:
-                for name, held in zip(bucket.names, bucket.held, strict=True):
-                    if held is not None:
-                        return name
+                for i in range(len(bucket.held) if bucket.separate else 0):
+                    if bucket.held[i] is not None:
+                        return bucket.names[i]
         return None
 
     def _stepping_beside(self, optimizer: Optimizer) -> None:
@@ -379,22 +382,3 @@ class Watch:
         ]
         self._before.clear()
         return names
-
-
-class _Loading:
-    """A hook that notifies a watch when a module loads; a copy of it does nothing."""
-
-    __slots__ = ("_watch",)
-
-    def __init__(self, watch: Watch | None = None) -> None:
-        self._watch = watch
-
-    def __call__(self, module: nn.Module, *_: Any) -> None:
-        if self._watch is not None:
-            self._watch.loading(module)
-
-    def __deepcopy__(self, _: Any) -> _Loading:
-        return _Loading()
-
-    def __reduce__(self) -> Any:
-        return (_Loading, ())

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from thinwire.core import travel
 from thinwire.engine import living, wrappers
 from thinwire.engine.agree import identified
-from thinwire.engine.buckets import Layout, OwnLayout
+from thinwire.engine.buckets import FlatBucket, Layout, OwnLayout
 from thinwire.engine.layout import plain_name
 from thinwire.engine.nonfinite import POLICIES, Policy
 from thinwire.errors import AttachError
@@ -39,6 +39,11 @@ class Options:
     check_every: int | Auto | None = None
     source: SourceName = "hooks"
     layout: Layout = OwnLayout()
+
+    def plan(self, model: nn.Module, strategy: Strategy) -> list[FlatBucket]:
+        """Plan a strategy's buckets by the layout; on local steps values fly in float32."""
+        wide = strategy.on.clock != "backward"
+        return self.layout.plan(model, self.bucket_bytes, strategy.when, wide)
 
 
 def problems(
@@ -101,7 +106,7 @@ def problems(
     # 4. The bucket layout, tried only where all else is well, as it takes that for granted.
     if trained and not reasons:
         try:
-            options.layout.plan(model, options.bucket_bytes, strategy.when, wide=False)
+            options.plan(model, strategy)
         except AttachError as error:
             reasons.append(str(error))
     return reasons

@@ -65,8 +65,7 @@ def prepare(sync: Switchable, strategy: Strategy) -> Switched:
     # 2. validate and agree, as attach does
     _agree(sync, strategy)
     # 3. bind and build
-    wide = strategy.on.clock != "backward"
-    planned = options.layout.plan(session.model, options.bucket_bytes, strategy.when, wide)
+    planned = options.plan(session.model, strategy)
     bound = bind(strategy, options, driver, meter, planned, device)
     bound.prepare(driver)
     built = bound.build(planned, strategy, driver, options.seed)
@@ -99,8 +98,7 @@ def relaid(sync: Switchable) -> Switched:
     session, bound = sync.session, sync.flights.bound
     options, strategy = session.options, session.strategy
     sync.flights.wait_all()
-    wide = strategy.on.clock != "backward"
-    planned = options.layout.plan(session.model, options.bucket_bytes, strategy.when, wide)
+    planned = options.plan(session.model, strategy)
     built = bound.build(planned, strategy, session.driver, options.seed)
     lost, _ = move_state(session, strategy, built)
     move_landed(session.buckets, built)
@@ -220,7 +218,7 @@ _CALL = b"switch\n"
 
 
 def _share_optimizer(session: Session) -> list[str]:
-    """Give every rank rank 0's optimiser state, as equal means would else move weights apart.
+    """Give every rank rank 0's optimiser state: with states that differ, weights would differ, too.
 
     Returns:
         What is lost by it: the other ranks' own.

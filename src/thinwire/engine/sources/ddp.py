@@ -56,10 +56,6 @@ class DdpBucket(FlatBucket):
     landed = False
     """Whether a mean has landed in this step."""
 
-    @property
-    def in_place(self) -> bool:
-        return not self._buffers
-
     def make_buffers(self, count: int) -> None:
         if count > 1 or not all(param.is_contiguous() for param in self.params):
             super().make_buffers(count)
@@ -79,13 +75,6 @@ class DdpBucket(FlatBucket):
                 self.held[i], self.given[i] = param.grad.clone(), None
                 self._theirs[part.begin : part.end].zero_()
         self._absent = frozenset(absent)
-
-    def turn(self) -> None:
-        if self._buffers:
-            super().turn()
-            return
-        self.taken, self.missing = [False] * len(self.params), len(self.params)
-        self.first_bad, self._unseen = -1, False
 
     def gradient(self, i: int) -> Tensor | None:
         return self._gradients[i]
@@ -107,9 +96,6 @@ class DdpBucket(FlatBucket):
 
     def grads(self) -> Tensor:
         return super().grads() if self._buffers else self._theirs
-
-    def first_nonfinite(self, x: Tensor) -> int | Tensor:
-        return self.first_bad if self.in_place and not self._unseen else super().first_nonfinite(x)
 
     def set_grads(self, flat: Tensor) -> None:
         # 1. a mean that flew in a buffer of its own goes into DDP's
@@ -241,7 +227,7 @@ class DdpHook:
             self._follow()
         return self.source.take_theirs(theirs)
 
-    def before_forward(self) -> None:
+    def before_forward(self, _: nn.Module) -> None:
         """Follow DDP's second layout, in the forward pass that it has just made it in."""
         if self.layout is None or not self.active or not torch.is_grad_enabled():
             return
@@ -267,25 +253,6 @@ class DdpHook:
             for i, param in enumerate(bucket.params):
                 if bucket.given[i] is not None:
                     bucket.given[i] = param.grad
-
-
-class BeforeForward:
-    """A hook of the model that notifies a DDP hook of a forward pass; a copy of it does nothing."""
-
-    __slots__ = ("_hook",)
-
-    def __init__(self, hook: DdpHook | None = None) -> None:
-        self._hook = hook
-
-    def __call__(self, *_: Any) -> None:
-        if self._hook is not None:
-            self._hook.before_forward()
-
-    def __deepcopy__(self, _: Any) -> BeforeForward:
-        return BeforeForward()
-
-    def __reduce__(self) -> Any:
-        return (BeforeForward, ())
 
 
 class DdpSource(GradientSource):
