@@ -12,7 +12,14 @@ import os
 import tempfile
 
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, TrainingArguments
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from thinwire import recipes
 from thinwire.adapters.hf import Thinwire
@@ -32,6 +39,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=64)
     steps = parser.parse_args().steps
 
+    set_seed(0)  # of the first weights; the Trainer seeds what it draws itself
     _, text = prepare("bundled", "byte", ["<|endoftext|>"])
     config = GPT2Config(
         n_layer=2, n_head=4, n_embd=64, n_positions=CONTEXT, vocab_size=257,
