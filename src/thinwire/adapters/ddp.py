@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from thinwire.engine.attach import driver_of, set_up
+from thinwire.engine.compiled import untraced
 from thinwire.engine.nonfinite import Policy
 from thinwire.engine.options import Auto, Options
 from thinwire.engine.sources.ddp import DdpHook, DdpLayout
@@ -50,7 +51,7 @@ def ddp_hook(  # noqa: PLR0913  (options by name, as those of `attach`)
     travel as the schedule has it. The syncer closes when the DDP module goes, or the process ends.
 
     Args:
-        ddp: the wrapped model; its process group is the group.
+        ddp: the wrapped model, or `torch.compile` of it; its process group is the group.
         strategy: when × what × how × on; `None` is DDP's own mean.
         optimizer: the one that updates the model; local steps need it. With it, an optimiser that
             steps parameters of other models, or gradients set by hand, is found, too.
@@ -87,7 +88,8 @@ def ddp_hook(  # noqa: PLR0913  (options by name, as those of `attach`)
         ...     dist.destroy_process_group()
         1
     """
-    # 1. refuse what no hook can serve
+    # 1. refuse what no hook can serve; torch.compile(ddp) holds the module that it compiled
+    ddp = getattr(ddp, "_orig_mod", ddp)
     if reasons := _refusals(ddp):
         raise AttachError("cannot put a strategy to work:\n" + "\n".join(reasons))
     if not torch.__version__.startswith(f"{_TORCH}."):
@@ -202,8 +204,10 @@ def _register(ddp: DistributedDataParallel, hook: DdpHook, sync: Syncer) -> None
         except RuntimeError as error:  # of C++: a built-in hook
             raise AttachError(f"DistributedDataParallel takes no hook: {error}") from error
     # Once for each syncer: of an earlier one, or of a copied module, it does nothing.
-    ddp.module.register_forward_pre_hook(Uncopied(hook.before_forward))
+    # Not of the module within, which may be compiled with its hooks.
+    ddp.register_forward_hook(Uncopied(hook.after_forward))
 
 
+@untraced
 def _hook(hook, bucket):  # type: ignore[no-untyped-def]  # DDP compares annotations with the class
     return hook.run(bucket)

@@ -5,7 +5,7 @@ loaded after attach, another wrapper around the model. When it looks:
 
     attach      an optimiser of other parameters (options.py); wrappers and shards inside the model
                 (wrappers.py); a second syncer (living.py)
-    backward    the first time: DDP or FSDP around the model
+    backward    the first time: DDP or FSDP around the model; torch.compile of it as a whole
     step        of the attached optimiser: parameters that joined it, gradients set by hand, and the
                 model itself at every 16th step
                 of any other: parameters of the model that the syncer does not hold
@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thinwire.engine import living, wrappers
+from thinwire.engine import compiled, living, wrappers
 from thinwire.engine.clock import Clock
 from thinwire.engine.landings import Landings
 from thinwire.engine.layout import plain_name
@@ -115,7 +115,10 @@ class Watch:
         self._alone = True
         if not dist.is_available() or not dist.is_initialized():  # which such a wrapper needs
             return
-        layout = self.session.options.layout
+        session, layout = self.session, self.session.options.layout
+        overlaps = session.on_gradients and session.options.source != "manual"
+        if overlaps and session.driver.world > 1:
+            compiled.warn_if_whole(session.model, layout.wrapper)
         if wrapper := wrappers.around(self.session.model, layout.wrapper):
             raise AttachError(
                 f"the model is attached and in {wrapper}, too, so both would synchronise it. "

@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from thinwire.core import Driver, Ranks
 from thinwire.engine.clock import Clock
+from thinwire.engine.compiled import untraced
 from thinwire.strategy import Strategy
 
 
@@ -111,6 +112,7 @@ def conflicts(
     return []
 
 
+@untraced
 def _stepping(optimizer: Any, args: Any, kwargs: Any) -> None:
     for watch in living():
         watch.stepping(optimizer, args, kwargs)

@@ -13,6 +13,7 @@ from thinwire.core import travel
 from thinwire.engine import living, wrappers
 from thinwire.engine.agree import identified
 from thinwire.engine.buckets import FlatBucket, Layout, OwnLayout
+from thinwire.engine.compiled import is_compiled
 from thinwire.engine.layout import plain_name
 from thinwire.engine.nonfinite import POLICIES, Policy
 from thinwire.errors import AttachError
@@ -279,7 +280,7 @@ def _of_overlap(model: nn.Module, optimizer: Optimizer, options: Options) -> lis
     reasons = []
     if isinstance(optimizer, torch.optim.LBFGS):
         reasons.append("LBFGS looks at all gradients at once: take overlap='backward'")
-    if hasattr(model, "_orig_mod"):
+    if is_compiled(model):
         reasons.append(
             "a compiled model runs no hooks of its modules: attach the module itself, or take "
             "overlap='backward'"

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from thinwire.engine.compiled import untraced
+
 
 class Uncopied:
     """A hook that calls a function with its module; in a copy of the module it does nothing."""
@@ -16,6 +18,7 @@ class Uncopied:
     def __init__(self, call: Callable[[nn.Module], None] | None = None) -> None:
         self._call = call
 
+    @untraced
     def __call__(self, module: nn.Module, *_: Any) -> None:
         if self._call is not None:
             self._call(module)

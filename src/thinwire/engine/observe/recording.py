@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from thinwire.engine.compiled import untraced
 from thinwire.engine.flights import Flights
 from thinwire.engine.observe.trace import Trace
 from thinwire.engine.session import Session
@@ -55,19 +56,23 @@ def _hooks(session: Session, trace: Trace) -> list[Any]:
     """Hook on to forward passes and optimiser steps; the engine itself adds the end of a backward
     pass, and waits."""
 
+    @untraced
     def before(*_: Any) -> None:
         trace.opened("forward")
 
     # Without a loss to hook on to, backward is taken to begin where the forward pass ends.
+    @untraced
     def after(*_: Any) -> None:
         trace.closed("forward")
         if session.model.training:
             trace.opened("backward")
 
+    @untraced
     def stepping(*_: Any) -> None:
         trace.closed("backward")
         trace.opened("optimizer")
 
+    @untraced
     def stepped(*_: Any) -> None:
         trace.closed("optimizer")
 

@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 
 from thinwire.core import Stage
 from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.compiled import untraced
 from thinwire.engine.frames import called_within
 from thinwire.engine.landings import Landings
 from thinwire.engine.overlap.partial_step import settings_of, step_some
@@ -51,6 +52,7 @@ class LandingHook:
     def __init__(self, deferred: Deferred | None, call: Callable[..., None] | None) -> None:
         self._deferred, self._call = deferred, call
 
+    @untraced
     def __call__(self, *args: Any) -> None:
         if self._call is not None:
             self._call(*args)
@@ -307,6 +309,7 @@ class Deferred:
         """`optimizer.step` as a method with the old one's marks, so that a scheduler finds what it
         looks for, before or after us."""
 
+        @untraced
         @functools.wraps(self._step)
         def step(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
             return self._note_step(*args, **kwargs)

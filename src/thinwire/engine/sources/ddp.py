@@ -227,8 +227,8 @@ class DdpHook:
             self._follow()
         return self.source.take_theirs(theirs)
 
-    def before_forward(self, _: nn.Module) -> None:
-        """Follow DDP's second layout, in the forward pass that it has just made it in."""
+    def after_forward(self, _: nn.Module) -> None:
+        """Follow DDP's second layout, after the forward pass that it has made it in."""
         if self.layout is None or not self.active or not torch.is_grad_enabled():
             return
         if self.source is None and self.layout.joins:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.compiled import untraced
 from thinwire.engine.frames import called_within
 from thinwire.engine.landings import Landings
 from thinwire.engine.session import Session
@@ -41,10 +42,15 @@ class GradientHooks(GradientSource):
         self._handles.clear()
         self._nodes.clear()
 
+    @untraced
+    def _end(self) -> None:
+        self.finish()
+
     def _after_gradient(self, bucket: FlatBucket, i: int) -> Any:
         """Make the hook that takes a gradient; the first one of a backward pass begins a step."""
         meter, clock = self.session.meter, self._steps.clock
 
+        @untraced
         def hook(_: Tensor) -> None:
             # 1. The first gradient of a backward pass begins a step; the engine calls `finish` at
             #    the end of that pass. Gradients of another pass would be of another step.
@@ -52,13 +58,14 @@ class GradientHooks(GradientSource):
                 _refuse_reentrant()
                 self.begin()
                 self._task = torch._C._current_graph_task_id()
-                torch.autograd.Variable._execution_engine.queue_callback(self.finish)
+                torch.autograd.Variable._execution_engine.queue_callback(self._end)
             elif torch._C._current_graph_task_id() != self._task:
                 raise AttachError(
                     "a gradient arrived from another backward pass than the one under way: either "
                     "an earlier backward() failed half-way "
                     "(attach again), or activation checkpointing is reentrant (use checkpoint(…, "
-                    "use_reentrant=False))"
+                    "use_reentrant=False)), or compiled autograd is on (turn "
+                    "torch._dynamo.config.compiled_autograd off)"
                 )
 
             # 2. Take the gradient into its bucket, which may launch it.
@@ -96,6 +103,7 @@ def _before_gradient(session: Session, landings: Landings, bucket: FlatBucket, i
     """
     on = session.strategy.on
 
+    @untraced
     def hook(*_: Any) -> None:
         grad = bucket.params[i].grad
         # 1. A mean landed here, and the loop has zeroed it without a step: under a delay it is

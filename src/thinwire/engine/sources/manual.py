@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.compiled import untraced
 from thinwire.engine.overlap.stand_in import Late
 from thinwire.engine.session import Session
 from thinwire.engine.sources.source import GradientSource
@@ -43,6 +44,7 @@ class Manual(GradientSource):
             handle.remove()
         self._handles.clear()
 
+    @untraced
     def reduce(self) -> None:
         """Take part in a step with the gradients that are in `.grad`.
 
@@ -96,9 +98,11 @@ class Manual(GradientSource):
             "optimizer.step(); accumulate over backward passes first and reduce() once"
         )
 
+    @untraced
     def _note(self, _: Tensor) -> None:
         self._unreduced = True
 
+    @untraced
     def _refuse_unreduced(self, *_: Any) -> None:
         if self._unreduced:
             raise NotLandedError(

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from thinwire.engine.compiled import untraced
 from thinwire.engine.session import Session
 from thinwire.engine.sources.source import Source
 from thinwire.engine.sync import StepCounter
@@ -51,10 +52,12 @@ class OptimizerSteps(Source):
     def skip(self) -> None:
         self._steps.skip()
 
+    @untraced
     def _after_gradient(self, _: Tensor) -> None:
         self._steps.watch.backward()
         self._steps.clock.worked = True
 
+    @untraced
     def _after_step(self, *_: Any) -> None:
         if self._steps.clock.worked:
             self._count()
@@ -67,6 +70,7 @@ class OptimizerSteps(Source):
                 stacklevel=3,
             )
 
+    @untraced
     def _scaled_step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         self._scaling = True
         try:
@@ -81,6 +85,7 @@ class OptimizerSteps(Source):
         with self.session.meter.working():
             self._steps.stepped()
 
+    @untraced
     def _refuse_unscaled(self, optimizer: Optimizer, *_: Any) -> None:
         if not self._scaling:
             raise NotLandedError(
