@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 import thinwire
@@ -55,15 +56,15 @@ def environment(rank: int) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(WORLD),
-        "LOCAL_WORLD_SIZE": str(WORLD),
+        "WORLD_SIZE": str(dist.get_world_size()),
+        "LOCAL_WORLD_SIZE": str(dist.get_world_size()),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "1",
         "ACCELERATE_USE_CPU": "true",
     }
 
 
-def trainer_of(folder: Path, callback: Any, **settings: Any) -> Any:
+def trainer_of(folder: Path, callback: Any, *, model: Any = None, **settings: Any) -> Any:
     from transformers import Trainer, TrainingArguments
 
     args = TrainingArguments(
@@ -82,7 +83,8 @@ def trainer_of(folder: Path, callback: Any, **settings: Any) -> Any:
     )
     callbacks = [] if callback is None else [callback]
     data = rows()
-    return Trainer(model_of(), args, train_dataset=data, eval_dataset=data[:8], callbacks=callbacks)
+    model = model_of() if model is None else model
+    return Trainer(model, args, train_dataset=data, eval_dataset=data[:8], callbacks=callbacks)
 
 
 def losses(trainer: Any) -> list[float]:
@@ -220,3 +222,17 @@ def _steps_between(rank: int, folder: Path) -> str:
 def test_a_schedule_that_the_trainer_does_not_follow_is_refused(tmp_path: Path) -> None:
     for text in run_ranks(WORLD, _steps_between, tmp_path):
         assert "no mean has landed" in text
+
+
+def _dense(rank: int, folder: Path) -> bool:
+    from thinwire.adapters.hf import Thinwire
+
+    environment(rank)
+    plain, ours = (trainer_of(folder, each) for each in (None, Thinwire(check_every=1)))
+    plain.train()
+    ours.train()
+    return torch.equal(weights_of(plain.model), weights_of(ours.model))
+
+
+def test_on_three_ranks_dense_is_the_trainers_own(tmp_path: Path) -> None:
+    assert run_ranks(3, _dense, tmp_path, timeout=240) == [True] * 3

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import thinwire
@@ -48,7 +49,7 @@ def fit(
         creates_processes_externally = True
 
         def world_size(self) -> int:
-            return WORLD
+            return dist.get_world_size()
 
         def global_rank(self) -> int:
             return rank
@@ -83,7 +84,7 @@ def fit(
     check = torch.utils.data.DataLoader(torch.arange(1), batch_size=1)
     trainer = lightning.Trainer(
         accelerator="cpu",
-        devices=WORLD,
+        devices=dist.get_world_size(),
         strategy="ddp",
         plugins=[Here()],
         accumulate_grad_batches=passes,
@@ -188,3 +189,14 @@ def test_it_goes_on_from_lightnings_checkpoint(tmp_path: Path) -> None:
         assert seen["local"] == 0
         # a new DDP has another bucket layout in its first pass, and so other blocks of 256 values
         assert seen["4 bits"] < 0.01
+
+
+def _dense(rank: int, folder: Path) -> bool:
+    from thinwire.adapters.lightning import Thinwire
+
+    plain, ours = (fit(rank, folder, each) for each in ([], [Thinwire(check_every=1)]))
+    return torch.equal(weights_of(plain.lightning_module), weights_of(ours.lightning_module))
+
+
+def test_on_three_ranks_dense_is_lightnings_own(tmp_path: Path) -> None:
+    assert run_ranks(3, _dense, tmp_path, timeout=240) == [True] * 3

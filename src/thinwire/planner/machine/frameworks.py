@@ -12,6 +12,8 @@ TRIED: dict[str, tuple[str, str]] = {
     "torch": ("2.13", "inside DDP by ddp_hook; FSDP is refused"),
     "transformers": ("5.24", "its Trainer by a callback, on DDP"),
     "accelerate": ("1.15", "a prepared model by ddp_hook, on DDP"),
+    "peft": ("0.21", "its adapters by the callback of transformers' Trainer"),
+    "trl": ("1.16", "SFTTrainer and DPOTrainer by the callback of transformers' Trainer"),
     "lightning": ("2.6", "its Trainer by a callback, on DDP"),
     "pytorch-lightning": ("2.6", "its Trainer by a callback, on DDP"),
 }
