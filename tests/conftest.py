@@ -1,10 +1,14 @@
-"""Settings of all tests: examples that hypothesis draws, one thread a process, and signals."""
+"""Settings of all tests: examples that hypothesis draws, one thread a process, and signals; and a
+process group of one."""
 
 import gc
 import os
+from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import settings
 
 import tests.interpreter  # noqa: F401  (before any test makes an optimiser, whichever tests are run)
@@ -47,3 +51,14 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Give the loaded back to the end of the process, or extension modules report leaks."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[None]:
+    """A process group of this process alone, which DDP and FSDP ask for."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    dist.init_process_group(
+        "gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=20)
+    )
+    yield
+    dist.destroy_process_group()

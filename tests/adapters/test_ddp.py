@@ -7,7 +7,6 @@ import copy
 import gc
 import itertools
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -263,17 +262,6 @@ def _left(rank: int) -> str:
     with pytest.raises(RankLostError) as error:
         loss_of(ddp, 2, rank).backward()
     return str(error.value)
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[None]:
-    """A process group of this process alone, which DDP asks for."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    dist.init_process_group(
-        "gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=20)
-    )
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.usefixtures("group")

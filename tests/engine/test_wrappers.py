@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,17 +26,6 @@ LOCAL = Strategy(every(2), on=deltas())
 
 def sgd_of(model: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(model.parameters(), 0.1)
-
-
-@pytest.fixture(scope="module")
-def group() -> Iterator[None]:
-    """A process group of this process alone, which DDP and FSDP ask for."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    dist.init_process_group(
-        "gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=20)
-    )
-    yield
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("strategy", [LOCAL, Strategy()], ids=lambda each: type(each.on).__name__)
