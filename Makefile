@@ -18,7 +18,7 @@ setup: $(STAMP)
 # Every target below stands on this one; it runs again only when what is installed or built has changed.
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/thinwire/kernels/cpu/*.cpp src/thinwire/kernels/cpu/*.h)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,data,hub,entropy,hf,lightning,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,data,hub,entropy,hf,lightning,ray,docs,dev]'
 	@touch $@
 
 # The same model, text and batches twice, dense and thin, then the two side by side: about three minutes on two cores.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import rays
 from tests.members import ROOT
 from tests.warm import run
 
@@ -24,7 +25,8 @@ EXAMPLES = ROOT / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 TWO_RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 TRAINING = [name for name in NAMES if name != "choose_a_strategy"]
-COLD = "your_own_loop"
+RAY = "ray_train"  # Ray starts the ranks, so no torchrun does
+COLD = ("your_own_loop", RAY)
 TOLERANCE = 0.008  # of a loss: processors add up in another order, and 24 steps apart that is 0.6 %
 DECIMAL = re.compile(r"\d+\.\d+")
 
@@ -38,7 +40,10 @@ def printed(name: str, folder: Path, *flags: str, launch: list[str] | None = Non
     others in processes that have torch loaded."""
     command = [sys.executable, *(launch or []), str(EXAMPLES / f"{name}.py"), *flags]
     variables = os.environ | {"OMP_NUM_THREADS": "1"}
-    if name == COLD:
+    if name == RAY:
+        pytest.importorskip("ray", reason="pip install 'thinwire[ray]'")
+        variables |= rays.variables()
+    if name in COLD:
         ran = subprocess.run(
             command,
             check=False,
@@ -76,14 +81,14 @@ def alike(told: str | None, expected: str | None) -> bool:
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_on_two_ranks_it_prints_the_golden_output(name: str, tmp_path: Path) -> None:
-    told = printed(name, tmp_path, launch=TWO_RANKS)
+    told = printed(name, tmp_path, launch=None if name == RAY else TWO_RANKS)
     assert unlike(told, golden(name)) == []
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", TRAINING)
 def test_alone_it_is_a_world_of_one(name: str, tmp_path: Path) -> None:
-    told = printed(name, tmp_path, "--steps=12")
+    told = printed(name, tmp_path, "--steps=12", *(["--workers=1"] if name == RAY else []))
     assert "ranks: 1" in told
 
 

@@ -21,6 +21,27 @@ def _metrics(rank: int) -> tuple[dict[str, float], dict[str, float]]:
         }
 
 
+def _resumed(rank: int) -> list[dict[str, float]]:
+    """Of a run of six steps, then of one that goes on from it for two."""
+    told, state = [], None
+    for steps in (range(6), range(6, 8)):
+        ddp, optimizer = wrapped()
+        with ddp_hook(ddp, recipes.powersgd(rank=1), optimizer=optimizer) as sync:
+            if state is not None:
+                sync.load_state_dict(state)
+            train(ddp, optimizer, rank, steps)
+            state = sync.state_dict()
+            told.append(metrics_of(sync))
+    return told
+
+
+def test_after_a_checkpoint_they_are_of_the_steps_since() -> None:
+    for whole, rest in run_ranks(2, _resumed):
+        fewer = "thinwire/times_fewer_bytes"
+        assert rest["thinwire/sent_megabytes"] < whole["thinwire/sent_megabytes"] / 2
+        assert abs(rest[fewer] / whole[fewer] - 1) < 0.01
+
+
 def test_metrics_are_those_of_the_report() -> None:
     for metrics, reported in run_ranks(2, _metrics):
         assert metrics == reported

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import thinwire
+from tests import rays
 from tests.adapters import test_hf as hf
 from tests.adapters import test_lightning as lightning
 from tests.ddp import wrapped
-from tests.engine.models import loss_of, weights_of
+from tests.engine.models import loss_of, mlp, weights_of
 from tests.members import ROOT
 from tests.ranks import run_ranks
 from thinwire import Strategy, recipes
+from thinwire.engine.syncer import Syncer
 from thinwire.errors import NotLandedError
 from thinwire.how import gather, two_shot
 from thinwire.on import deltas, gradients, parameters
@@ -53,7 +55,28 @@ def table() -> dict[str, list[str]]:
 def in_ddp(rank: int, strategy: Strategy) -> Tensor:
     ddp, _ = wrapped()
     optimizer = torch.optim.SGD(ddp.parameters(), 0.01)
-    sync = thinwire.ddp_hook(ddp, strategy, optimizer=optimizer)
+    return loop(rank, ddp, optimizer, thinwire.ddp_hook(ddp, strategy, optimizer=optimizer))
+
+
+def in_ray() -> dict[str, Tensor]:
+    """All rows, on a worker of Ray Train, which is slow to start."""
+    import ray.train.torch
+
+    from thinwire.adapters.ray import attach, report
+
+    rank, made = ray.train.get_context().get_world_rank(), {}
+    for name, strategy in STRATEGIES.items():
+        ddp = ray.train.torch.prepare_model(mlp())
+        optimizer = torch.optim.SGD(ddp.parameters(), 0.01)
+        sync = attach(ddp, optimizer, strategy)
+        made[name] = loop(rank, ddp, optimizer, sync)
+        report(sync, {"row": name})
+    return made
+
+
+def loop(rank: int, ddp: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer) -> Tensor:
+    """A loop of one's own over a DDP module; return the weights that ranks have in common."""
+    strategy = sync.strategy
     by_schedule = strategy.when.period == PASSES and sync.session.on_gradients
     for step in range(STEPS):
         for micro in range(PASSES):
@@ -113,7 +136,7 @@ def test_every_strategy_has_a_row() -> None:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_row_is_what_happens(name: str, tmp_path: Path) -> None:
     first, second = run_ranks(2, _row, STRATEGIES[name], tmp_path, timeout=240)
-    for cell, one, other in zip(table()[name], first, second, strict=True):
+    for cell, one, other in zip(table()[name][: len(first)], first, second, strict=True):
         if cell == "works":
             assert isinstance(one, Tensor), one
             assert bool(one.isfinite().all())
@@ -121,3 +144,13 @@ def test_a_row_is_what_happens(name: str, tmp_path: Path) -> None:
         else:
             assert cell == "refused: it steps in between"
             assert "no mean has landed" in one
+
+
+@pytest.mark.timeout(600)
+def test_the_column_of_ray_is_what_happens(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="pip install 'thinwire[ray]'")
+    first, second = rays.fit(tmp_path, in_ray).results
+    for name, cells in table().items():
+        assert cells[3] == "works"
+        assert bool(first[name].isfinite().all())
+        assert torch.equal(first[name], second[name]), name

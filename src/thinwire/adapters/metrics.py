@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from thinwire.engine.syncer import Syncer
 
 
 def metrics_of(sync: Syncer) -> dict[str, float]:
-    """Return what a logger shows of a syncer: totals since it was attached.
+    """Return what a logger shows of a syncer: totals since it was attached, or went on from a
+    checkpoint.
 
     Returns:
         thinwire/sent_megabytes: MB (1e6 bytes) that this rank has sent.
@@ -23,6 +26,8 @@ def metrics_of(sync: Syncer) -> dict[str, float]:
         ['thinwire/exposed_seconds', 'thinwire/sent_megabytes', 'thinwire/skipped_steps']
     """
     report = sync.report()
+    # A report counts the steps before the checkpoint, too, and bytes only from there on.
+    report = replace(report, steps=report.steps - sync.clock.began_at)
     metrics = {
         "thinwire/sent_megabytes": report.sent_bytes / 1e6,
         "thinwire/exposed_seconds": report.exposed_s,
