@@ -75,11 +75,13 @@ def trainer_of(folder: Path, callback: Any, *, model: Any = None, **settings: An
         max_grad_norm=1.0,
         logging_steps=1,
         train_sampling_strategy="sequential",
-        report_to=[],
         use_cpu=True,
         disable_tqdm=True,
         ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None,
-        **({"save_strategy": "no", "max_steps": STEPS, "learning_rate": 0.1} | settings),
+        **(
+            {"save_strategy": "no", "max_steps": STEPS, "learning_rate": 0.1, "report_to": []}
+            | settings
+        ),
     )
     callbacks = [] if callback is None else [callback]
     data = rows()

@@ -91,12 +91,11 @@ def fit(
         gradient_clip_val=1.0,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
-        logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
         callbacks=callbacks,
-        **({"enable_checkpointing": False, "max_steps": STEPS} | more),
+        **({"enable_checkpointing": False, "max_steps": STEPS, "logger": False} | more),
     )
     module = Module()
     trainer.fit(module, loader, check, ckpt_path=resume, weights_only=False)

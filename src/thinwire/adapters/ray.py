@@ -107,7 +107,7 @@ def checkpoint(sync: Syncer, metrics: Mapping[str, Any], **options: Any) -> Iter
     """
     stored = _stores()
     folder = Path(tempfile.mkdtemp(prefix="thinwire-"))
-    kept = False
+    keep_folder = False
     try:
         # 1. What the user writes, then the state of every worker: each writes a file of its own.
         with sync.common_weights():
@@ -122,9 +122,9 @@ def checkpoint(sync: Syncer, metrics: Mapping[str, Any], **options: Any) -> Iter
         )
         mode = options.get("checkpoint_upload_mode")
         later = mode is not None and mode.default_delete_local_checkpoint_after_upload()
-        kept = later or not stored
+        keep_folder = later or not stored
     finally:
-        if not kept:
+        if not keep_folder:
             shutil.rmtree(folder, ignore_errors=True)
 
 
