@@ -3,6 +3,7 @@ goes on from Ray's checkpoints."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -233,7 +234,8 @@ def _alone(stored: str) -> tuple[int, Tensor, float, str]:
         began = sync.step
         same = torch.equal(before, common(sync))
         steps(model, optimizer, range(began, STEPS))
-        with checkpoint(sync, {"step": STEPS}) as folder:
+        mode = ray.train.CheckpointUploadMode.ASYNC  # stored by a thread, after the block
+        with checkpoint(sync, {"step": STEPS}, checkpoint_upload_mode=mode) as folder:
             write(folder, model, optimizer)
     return began, torch.tensor(same), difference, source
 
@@ -249,11 +251,12 @@ def test_workers_that_start_again_go_on_and_so_does_one_alone(tmp_path: Path) ->
     assert two.checkpoint is not None
     one = rays.fit(tmp_path / "one", _alone, two.checkpoint, world=1)
     began, same, difference, source = one.results[0]
-    assert began == 5
+    assert (began, source) == (5, "GradientHooks")
     assert same, "another number of workers begins with the common weights"
     assert difference == 0
-    assert source == "GradientHooks"
     assert one.metrics["step"] == STEPS
+    assert one.checkpoint is not None
+    assert {path.name for path in Path(one.checkpoint).iterdir()} == {"model.pt", "thinwire"}
 
 
 # -- other frameworks on Ray's workers, with callbacks of their own
@@ -359,6 +362,35 @@ def test_callbacks_of_other_frameworks_work_on_rays_workers(tmp_path: Path) -> N
 
 
 # -- without workers
+
+
+@pytest.mark.long  # Ray takes seconds to load
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+def test_in_local_mode_the_folder_is_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="pip install 'thinwire[ray]'")
+    import ray.train.torch
+
+    from thinwire.adapters.ray import attach, checkpoint
+
+    def work() -> None:
+        model, optimizer = prepared()
+        with attach(model, optimizer, LOCAL) as sync:
+            steps(model, optimizer, range(3))
+            with checkpoint(sync, {"step": 3}) as folder:
+                write(folder, model, optimizer)
+            # as under torchrun, where nobody would put the folders of ranks together
+            context = ray.train.get_context()
+            monkeypatch.setattr(context, "world_size", 2)
+            with pytest.raises(CheckpointError, match="let Ray start"), checkpoint(sync, {}):
+                pass
+
+    here = ray.train.ScalingConfig(num_workers=0)
+    result = ray.train.torch.TorchTrainer(work, scaling_config=here).fit()
+    folder = Path(result.checkpoint.path)
+    try:
+        assert {path.name for path in folder.iterdir()} == {"model.pt", "thinwire"}
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_missing_extra_names_the_command() -> None:
