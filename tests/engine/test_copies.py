@@ -20,9 +20,9 @@ from tests.ranks import run_ranks
 from tests.threads import on_threads
 from thinwire import Strategy, recipes
 from thinwire.core import Driver
-from thinwire.engine import checkpoint
 from thinwire.engine.packed_json import pack_json, unpack_json
 from thinwire.engine.saved import META
+from thinwire.engine.saved_facts import hash_json
 from thinwire.errors import AttachError, NotLandedError
 from thinwire.how import gather
 from thinwire.what import feedback, topk
@@ -375,7 +375,7 @@ def test_a_state_that_an_earlier_version_saved_of_a_compiled_model_is_read() -> 
         named = sorted(
             (f"_orig_mod.{name}", param.shape) for name, param in buffered().named_parameters()
         )
-        old[META] = pack_json({**facts, "model": checkpoint.hash_json(named)})
+        old[META] = pack_json({**facts, "model": hash_json(named)})
         sync.load_state_dict(old)
         again = sync.state_dict()
         assert all(torch.equal(again[key], state[key]) for key in state)

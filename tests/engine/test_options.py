@@ -161,7 +161,7 @@ def test_buffers_are_those_that_a_checkpoint_holds() -> None:
 def test_facts_tell_apart_what_ranks_must_hold_alike() -> None:
     first = facts(mlp(), DENSE, PLAIN)
     assert first == facts(mlp(seed=1), DENSE, PLAIN), "weights are broadcast"
-    assert first["model parameters"][0] == ["0.weight", [24, 24], "torch.float32", True]
+    assert first["model parameters"][0] == ["0.weight", [24, 24], "torch.float32", True, ""]
     wider = facts(mlp(depth=2), DENSE, replace(PLAIN, seed=1))
     differing = [name for name in first if first[name] != wider[name]]
     assert differing == ["seed", "model parameters"]

@@ -44,13 +44,32 @@ def test_sums_and_means_are_over_the_ranks_that_saved() -> None:
     assert saved.total("codec/nothing", SPEC).tolist() == [0] * 6, "nothing was left"
 
 
-def test_mean_weights_are_flat_and_in_the_names_order() -> None:
+def test_a_whole_tensor_is_read_as_elements() -> None:
     state = {
-        f"rank{rank}|private/weights|whole|{name}": torch.full((2, 1), float(value))
-        for rank, name, value in ((0, "a", 1), (1, "a", 3), (0, "b", 10), (1, "b", 20))
+        f"rank{rank}|private/weights|whole|{name}": torch.full((size, 1), float(value))
+        for rank, name, size, value in ((0, "a", 4, 1), (1, "a", 4, 3), (0, "b", 2, 10))
     }
-    mean = Saved(state, 2).mean_weights(["b", "a"], [0.5, 0.5])
-    assert mean.tolist() == [15, 15, 2, 2]
+    state["rank1|private/weights|0:2|b"] = torch.full((2,), 20.0)
+    assert Saved(state, 2).mean("private/weights", SPEC, [0.5, 0.5]).tolist() == [2] * 4 + [15] * 2
+
+
+def test_a_shard_takes_its_elements_of_the_whole() -> None:
+    shard = Part("a", (2,), 0, "vector", offset=2)
+    spec = Spec((shard,), 0, 2, torch.float32)
+    state = {
+        "rank0|codec/residual|0:3|a": torch.tensor([1.0, 2, 3]),
+        "rank0|codec/residual|3:4|a": torch.tensor([4.0]),
+        "all|codec/rounds|whole|a": torch.tensor(7),
+        "all|codec/start|whole@0/2|a": torch.ones(3),
+        "all|codec/start|whole@1/2|a": torch.zeros(3),
+    }
+    second, other = Saved(state, 1, "1/2"), Saved(state, 1, "1/3")
+    assert second.flat("codec/residual", spec, 0).tolist() == [3, 4]
+    assert second.total("codec/residual", spec).tolist() == [3, 4]
+    assert second.whole("codec/start", "a").tolist() == [0, 0, 0]
+    assert (second.resharded, other.resharded, Saved(state, 1).resharded) == (False, True, True)
+    assert not other.has("codec/start", "a", None)
+    assert int(other.whole("codec/rounds", "a")) == 7  # a count is of all shards
 
 
 def test_an_element_that_nobody_saved_is_named() -> None:
@@ -76,7 +95,6 @@ def test_what_needs_all_ranks_names_those_that_are_missing() -> None:
     for read in (
         lambda: saved.total("codec/residual", SPEC),
         lambda: saved.mean("codec/residual", SPEC, [1, 0, 0]),
-        lambda: saved.mean_weights(["a"], [1, 0, 0]),
     ):
         with pytest.raises(
             CheckpointError, match=r"by 3 ranks and lacks those of ranks \[0, 2\]; another world"

@@ -22,12 +22,17 @@ all."""
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A parameter in a flat bucket: elements `begin` to `begin + numel` of it."""
+    """A parameter in a flat bucket, or this rank's shard of it: elements `begin` to `begin + numel`
+    of the bucket.
+
+    offset: the element of the whole parameter at which a shard begins.
+    """
 
     name: str
     shape: tuple[int, ...]
     begin: int
     role: Role
+    offset: int = 0
 
     @property
     def numel(self) -> int:
@@ -50,6 +55,16 @@ class Extent:
     @property
     def whole(self) -> bool:
         return self.low == 0 and self.high == self.part.numel
+
+    @property
+    def global_low(self) -> int:
+        """Return the first element of the range, counted in the whole parameter."""
+        return self.part.offset + self.low
+
+    @property
+    def global_high(self) -> int:
+        """Return the end of the range, counted in the whole parameter."""
+        return self.part.offset + self.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +98,7 @@ class Spec:
     def key(self) -> str:
         """Return a name that survives another layout: the first parameter, the element in it."""
         first = next(self.extents(), None)
-        return f"{first.part.name}@{first.low}" if first else "empty"
+        return f"{first.part.name}@{first.global_low}" if first else "empty"
 
     def extents(self) -> Iterator[Extent]:
         """Yield the range of each part that lies in the span, in order."""

@@ -20,6 +20,7 @@ from thinwire.core import Driver, Handle, Link, RankContext, Route, collective, 
 from thinwire.core.broadcast import broadcast as broadcast_flight
 from thinwire.core.phase import phase
 from thinwire.engine.observe.meter import Meter
+from thinwire.engine.shards import local_of
 from thinwire.errors import AttachError, DisagreementError
 from thinwire.net import LOCAL_NETWORK
 from thinwire.strategy.fingerprint import fingerprint
@@ -59,15 +60,14 @@ def all_gather(
     return Gathering(driver, meter, payload, label, device).result()
 
 
-def refuse_problems(by_rank: Sequence[str], begin: str) -> None:
-    """Raise on every rank what any rank has found, a line for each that has; "" is no problem.
+def listed_problems(by_rank: Sequence[str], begin: str) -> str:
+    """Return what ranks have found, a line for each that has; "" where none has.
 
-    Raises:
-        AttachError: some rank has a problem; it starts with `begin`.
+    Args:
+        begin: what the text starts with.
     """
     listed = [f"rank {rank}: {text}" for rank, text in enumerate(by_rank) if text]
-    if listed:
-        raise AttachError(f"{begin}:\n" + "\n".join(listed))
+    return f"{begin}:\n" + "\n".join(listed) if listed else ""
 
 
 def slowest(
@@ -121,7 +121,7 @@ def broadcast(
         return
     # 1. One flat run of bytes, so that tensors of any type travel in one flight.
     flat = torch.cat(
-        [tensor.detach().contiguous().view(-1).view(torch.uint8) for tensor in tensors]
+        [local_of(tensor).contiguous().view(-1).view(torch.uint8) for tensor in tensors]
     )
     link = link or LOCAL_NETWORK.between(0, 1, driver.transport)
     # 2. Send it.
@@ -134,9 +134,10 @@ def broadcast(
     if driver.rank:
         at = 0
         for tensor in tensors:
-            nbytes = tensor.numel() * tensor.dtype.itemsize
+            local = local_of(tensor)
+            nbytes = local.numel() * local.dtype.itemsize
             own = flat[at : at + nbytes].clone()  # a copy of its own is aligned for any dtype
-            tensor.detach().copy_(own.view(tensor.dtype).view(tensor.shape))
+            local.copy_(own.view(local.dtype).view(local.shape))
             at += nbytes
 
 
@@ -271,4 +272,4 @@ def hash_of(tensor: Tensor) -> bytes:
 
 def raw(tensor: Tensor) -> bytes:
     """Return a tensor's bits."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return local_of(tensor).cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

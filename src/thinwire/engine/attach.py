@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Literal
@@ -17,12 +18,17 @@ from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import agree, living, savings, wrappers
 from thinwire.engine.bound import bind
+from thinwire.engine.buckets import Layout, OwnLayout
 from thinwire.engine.flights import Flights
 from thinwire.engine.lane_plan import MOST_LANES
+from thinwire.engine.mesh import replicate_group, shard_groups
 from thinwire.engine.nonfinite import Policy
 from thinwire.engine.observe.meter import Meter
 from thinwire.engine.options import Auto, Options, Overlap, SourceName, facts, problems
+from thinwire.engine.replica import Replica
 from thinwire.engine.session import Session
+from thinwire.engine.shards import TORCH, is_sharded, local_of, moved_names, warn_of_rows
+from thinwire.engine.sources.shards import ShardLayout
 from thinwire.engine.syncer import Syncer
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError
@@ -35,6 +41,8 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
     strategy: Strategy | None = None,
     *,
     group: Any = None,
+    mesh: Any = None,
+    mesh_dim: str = "replicate",
     weight: float = 1.0,
     scaler: Any = None,
     buffers: Literal["broadcast", "local"] = "broadcast",
@@ -57,13 +65,18 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
 
     Args:
         model: any module whose trained parameters are on one device; frozen and shared ones are
-            welcome. Not wrapped in DDP or FSDP.
+            welcome. Not wrapped in DDP. Its parameters may be DTensors, such as those of
+            `fully_shard` (FSDP2): see `mesh`.
         optimizer: the one that updates it.
         strategy: when × what × how × on; `None` is plain data parallelism.
         group: a process group of `torch.distributed`; `None` is the default group, or a world of 1
             where there is none.
+        mesh: a `DeviceMesh`, in place of a group: its dimension `mesh_dim` has the ranks that
+            synchronise. Where parameters are sharded over other dimensions of it, each rank sends
+            its shards; then it may be left out, as the parameters name it.
+        mesh_dim: the dimension over which there are replicas.
         weight: this rank's weight in means, at least 0 (such as its batch size); `sync.weigh`
-            changes it.
+            changes it. A replica that is sharded has the sum of its ranks' weights.
         scaler: the `torch.amp.GradScaler` of the loop, where there is one: residuals are then kept
             in unscaled units, and a step that one rank's scaler skips counts for its clock.
         buffers: "broadcast" gives every rank rank 0's persistent buffers (BatchNorm's statistics)
@@ -124,6 +137,17 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         0.0
     """
     chosen = strategy if strategy is not None else Strategy()
+    # 1. by a mesh: among which ranks, and by which layout
+    sharded = any(map(is_sharded, model.parameters()))
+    if mesh is not None and group is not None:
+        raise AttachError("both group= and mesh= say who synchronises: give one of them")
+    if driver is None and group is None and (mesh is not None or sharded):
+        group = replicate_group(model, mesh, mesh_dim)
+    layout: Layout = OwnLayout()
+    if sharded:
+        layout = _shards(model, timeout)
+        source = "shards" if source == "hooks" else source
+    # 2. the rest
     options = Options(
         bucket_bytes,
         slice_bytes,
@@ -135,6 +159,7 @@ def attach(  # noqa: PLR0913  (options by name; each is one thing a user may wan
         nonfinite,
         check_every,
         source,
+        layout,
     )
     return set_up(
         model,
@@ -166,7 +191,7 @@ def set_up(
         (param.device for param in model.parameters() if param.requires_grad), torch.device("cpu")
     )
     driver = make_driver(device)
-    meter = Meter(driver.world)
+    meter, layout = Meter(driver.world), options.layout
     try:
         # 2. agree: every rank raises what any rank has found, or the first fact that differs
         problems_here += (
@@ -181,8 +206,12 @@ def set_up(
             "attach: asking every rank for problems",
             device,
         )
-        agree.refuse_problems([text.decode() for text in problems_by_rank], "cannot attach")
+        listed = agree.listed_problems(
+            [text.decode() for text in problems_by_rank], "cannot attach"
+        )
+        layout.replica.refuse_problems(listed, meter, "attach")
         agree.must_agree(driver, meter, facts(model, strategy, options), device)
+        layout.replica.meet(driver, meter)
         # 3. tune: measure the link where something is chosen by it, and bind routes to the world
         planned = options.plan(model, strategy)
         bound = bind(strategy, options, driver, meter, planned, device)
@@ -203,20 +232,42 @@ def set_up(
             RankContext(driver.rank, tuple(range(driver.world)), 0, options.seed),
             stacklevel=3,
         )
+        warn_of_rows(strategy.what, layout.replica.ranks)
         # 5. put the parts together; the syncer last, as it hooks on to the model
         session = Session.begin(
             model, wrappers.unwrapped(optimizer), strategy, driver, built, meter, options
         )
         flights = Flights(session, bound)
-        weights = Weights(driver, meter, strategy.how, device)
+        weights = Weights(driver, meter, strategy.how, device, layout.replica)
         weights.begin(float(weight))
         meter.transport_s, meter.transport_before_s = driver.transport_s, driver.transport_s()
         sync = Syncer(session, flights, weights)
     # Lanes are threads and sockets: an attach that fails must not leave them open.
     except BaseException:
         driver.close()
+        layout.close()
         raise
     return sync
+
+
+def _shards(model: nn.Module, timeout: timedelta) -> ShardLayout:
+    """Return the layout of a sharded model, with connections among the ranks of its replica."""
+    if moved := moved_names(model):
+        raise AttachError(
+            f"torch {torch.__version__} has no {', '.join(moved)}, by which shards are found: use "
+            f"torch {TORCH}"
+        )
+    if not torch.__version__.startswith(f"{TORCH}."):
+        warnings.warn(
+            f"shards were tried with torch {TORCH}, and this is {torch.__version__}: compare a few "
+            "steps with native HSDP before a long run",
+            stacklevel=3,
+        )
+    device = next(param.device for param in model.parameters())
+    drivers = [TorchDriver(group, 1, timeout, device) for group in shard_groups(model)]
+    layout = ShardLayout(model, Replica(drivers, device))
+    layout.name_parameters()
+    return layout
 
 
 def driver_of(group: Any, lanes: int | Auto, timeout: timedelta, device: torch.device) -> Driver:
@@ -252,7 +303,7 @@ def _runs(tensors: list[torch.Tensor], nbytes: int) -> Iterator[list[torch.Tenso
     size = 0
     for tensor in tensors:
         run.append(tensor)
-        size += tensor.numel() * tensor.dtype.itemsize
+        size += local_of(tensor).numel() * tensor.dtype.itemsize
         if size >= nbytes:
             yield run
             run, size = [], 0

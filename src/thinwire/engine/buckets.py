@@ -21,6 +21,9 @@ from thinwire.core import (
 )
 from thinwire.engine.airborne import Airborne, Slice
 from thinwire.engine.layout import Named, runs_of
+from thinwire.engine.replica import Replica
+from thinwire.engine.shards import local_of
+from thinwire.engine.wrappers import no_shards
 from thinwire.errors import AttachError
 from thinwire.kernels import fast, memory
 from thinwire.strategy import Strategy
@@ -36,9 +39,9 @@ class FlatBucket:
         self.names = [name for name, _, _ in named]
         self.params = [param for _, param, _ in named]
         parts, at = [], 0
-        for name, param, role in named:
-            parts.append(Part(name, tuple(param.shape), at, role))
-            at += param.numel()
+        for each in named:
+            parts.append(self.part_of(each, at))
+            at = parts[-1].end
         self._spec = Spec(tuple(parts), 0, at, self.params[0].dtype)
         if wide:  # differences of 16-bit parameters do not fit in 16 bits
             self._spec = Spec(tuple(parts), 0, at, self._spec.work)
@@ -73,6 +76,11 @@ class FlatBucket:
     def spec(self) -> Spec:
         return self._spec
 
+    def part_of(self, named: Named, at: int) -> Part:
+        """Describe what this rank has of a parameter, to lie from element `at` on."""
+        name, param, role = named
+        return Part(name, tuple(param.shape), at, role)
+
     def cut(
         self,
         slice_bytes: int | None,
@@ -104,14 +112,18 @@ class FlatBucket:
 
     def weights(self) -> Tensor:
         flat = memory.empty(self.spec.numel, self.spec.work, self.device)
-        for part, param in zip(self.spec.parts, self.params, strict=True):
-            flat[part.begin : part.end] = param.detach().reshape(-1)
+        for i, part in enumerate(self.spec.parts):
+            flat[part.begin : part.end] = self.values(i).reshape(-1)
         return flat
+
+    def values(self, i: int) -> Tensor:
+        """Return what this rank has of parameter i, in the parameter's own memory."""
+        return self.params[i].detach()
 
     @torch.no_grad()
     def set_weights(self, flat: Tensor) -> None:
-        for part, param in zip(self.spec.parts, self.params, strict=True):
-            param.copy_(flat[part.begin : part.end].view(part.shape))
+        for i, part in enumerate(self.spec.parts):
+            self.values(i).copy_(flat[part.begin : part.end].view(part.shape))
 
     def mask(self) -> Tensor | None:
         if all(part.mask is None for part in self.slices):
@@ -148,7 +160,7 @@ class FlatBucket:
         itself."""
         grad, self.given[i] = self.params[i].grad, None
         # a copy, as the buffer that it lies in is filled anew
-        self.held[i] = None if grad is None else grad.clone()
+        self.held[i] = None if grad is None else local_of(grad).clone()
         self.params[i].grad = None
 
     def take_absent(self, scale: float) -> frozenset[int]:
@@ -182,6 +194,10 @@ class FlatBucket:
     def gradient(self, i: int) -> Tensor | None:
         """Return this rank's gradient of parameter i, if there is one."""
         return self.params[i].grad
+
+    def give(self, i: int, grad: Tensor | None) -> None:
+        """Put values, or none, into parameter i's `.grad`."""
+        self.params[i].grad = grad
 
     def take(self, i: int, scale: float) -> None:
         """Move parameter i's gradient, times `scale`, into the buffer; none counts as zeros."""
@@ -230,15 +246,15 @@ class FlatBucket:
         which = next(
             i for i, buffer in enumerate(self._buffers) if buffer.data_ptr() == flat.data_ptr()
         )
-        for i, (param, view) in enumerate(zip(self.params, self._views[which], strict=True)):
+        for i, view in enumerate(self._views[which]):
             held, self.held[i] = self.held[i], None
             # No rank had a gradient: `.grad` is what it was before, also where that is `None`.
             if i in self.silent:
-                param.grad = held
+                self.give(i, held)
             else:
                 # `.grad` is a view of the buffer, not a copy. What was set aside is added back.
-                param.grad = view if held is None or not self.separate else view.add_(held)
-            self.given[i] = param.grad
+                self.give(i, view if held is None or not self.separate else view.add_(held))
+            self.given[i] = self.params[i].grad
 
     def clear_grads(self) -> None:
         for param in self.params:
@@ -325,6 +341,19 @@ class Layout(Protocol):
     def gather(self, wanted: bool) -> None:
         """Have the framework gather gradients, or leave them alone: local steps need none."""
 
+    @property
+    def replica(self) -> Replica:
+        """Return the ranks that hold one replica's shards."""
+
+    def refusals(self, model: nn.Module, strategy: Strategy, overlap: str) -> list[str]:
+        """Return why it cannot lay the model out under this strategy."""
+
+    def name_parameters(self) -> None:
+        """Have the model name the parameters that the optimiser steps."""
+
+    def close(self) -> None:
+        """Leave the framework as it was."""
+
 
 class OwnLayout:
     """The layout of a model whose gradients Thinwire itself gathers; it has no state."""
@@ -338,5 +367,16 @@ class OwnLayout:
     ) -> list[FlatBucket]:
         return plan(model, bucket_bytes, when, wide)
 
+    replica = Replica()
+
+    def refusals(self, model: nn.Module, strategy: Strategy, overlap: str) -> list[str]:
+        return no_shards(model)
+
     def gather(self, wanted: bool) -> None:
         """Do nothing: nobody but the source gathers gradients."""
+
+    def name_parameters(self) -> None:
+        """Do nothing: it always does."""
+
+    def close(self) -> None:
+        """Do nothing: nothing was changed."""

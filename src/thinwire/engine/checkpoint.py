@@ -7,6 +7,10 @@ state, so that a state survives another bucket layout and another world size. Sc
     shard    each element saved by its one owner: second-side residuals
     rank3    rank 3's own: residuals, and on local steps its parameters and inner optimiser state
 
+Of a sharded parameter (FSDP2) `low` and `high` count in the whole one, and what is no span's is
+`whole@1/2` of the second of two shards: ranks that are replicas of one another save the same keys
+as unsharded ranks, so a state goes from one layout to another.
+
 A syncer among a part of the ranks puts `among 0-1/` before each key, since another part has keys of
 the same names.
 
@@ -22,8 +26,6 @@ In another world size:
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -34,14 +36,13 @@ from torch import Tensor
 from thinwire.core import Leaf, Spec
 from thinwire.engine.airborne import Airborne
 from thinwire.engine.buckets import FlatBucket
-from thinwire.engine.layout import COMPILED, plain_name
+from thinwire.engine.layout import plain_name
 from thinwire.engine.packed_json import pack_json, unpack_json
 from thinwire.engine.resumable import Resumable
 from thinwire.engine.saved import META, Saved
+from thinwire.engine.saved_facts import facts_of, must_fit
+from thinwire.engine.shards import is_sharded, like, local_of, offset_of
 from thinwire.errors import CheckpointError, NotLandedError
-from thinwire.strategy.identity import SavedStrategy, identity, read_identity
-
-_FORMAT = 1
 
 
 def save(sync: Resumable) -> dict[str, Tensor]:
@@ -54,12 +55,18 @@ def save(sync: Resumable) -> dict[str, Tensor]:
             "would lose this rank's sum in .grad: save after optimizer.step()"
         )
 
+    if scattered := [name for name, p in sync.session.trained() if offset_of(p) is None]:
+        raise CheckpointError(
+            f"{scattered[0]!r} is sharded otherwise than by rows, and a state is saved by runs of "
+            "elements: shard along the first dimension to save"
+        )
+
     # 1. State of targets, routes and codecs, by parameter where it is a span's.
-    state = {META: pack_json(_meta(sync))}
+    state = {META: pack_json(facts_of(sync))}
     for path, leaf in _leaves(sync):
         scope = _scope(leaf, sync.session.driver.rank)
         if leaf.spec is None:
-            state[f"{scope}|{path}|whole|{leaf.part}"] = leaf.value.clone()
+            state[f"{scope}|{path}|{_whole(sync, leaf)}|{leaf.part}"] = leaf.value.clone()
         else:
             state.update(
                 runs(scope, path, leaf.spec, leaf.value if leaf.form is None else leaf.flat)
@@ -85,11 +92,11 @@ def load(sync: Resumable, state: dict[str, Tensor]) -> None:
     if META not in state:
         raise CheckpointError("this is no state of a syncer: it has no 'all|meta' entry")
     meta = unpack_json(state[META])
-    _must_fit(sync, meta)
-    saved = Saved(state, meta["world"])
+    must_fit(sync, meta)
+    saved = Saved(state, meta["world"], sync.session.replica.name)
     rank, world = sync.session.driver.rank, sync.session.driver.world
     # Decided alike on all ranks: owners of elements may have moved.
-    dealt = saved.world != world or meta["cut"] != _meta(sync)["cut"]
+    dealt = saved.world != world or meta["cut"] != facts_of(sync)["cut"]
 
     # 2. Buffers, this rank's own weights, and the state of targets, routes and codecs.
     sync.flights.wait_all()
@@ -107,7 +114,9 @@ def load(sync: Resumable, state: dict[str, Tensor]) -> None:
         for bucket in sync.session.buckets:
             common = sync.session.strategy.on.common(bucket, bucket.state)
             bucket.set_weights(
-                saved.mean_weights(bucket.names, meta["shares"]) if common is None else common
+                saved.mean("private/weights", bucket.spec, meta["shares"])
+                if common is None
+                else common
             )
 
     # 4. Weights of ranks, pace and clock.
@@ -120,7 +129,7 @@ def load(sync: Resumable, state: dict[str, Tensor]) -> None:
 
 def _rank_prefix(sync: Resumable) -> str:
     """Return what the keys begin with where the syncer has a part of the ranks, else ""."""
-    ranks = sync.session.driver.global_ranks
+    ranks = sync.session.members
     return f"among {'-'.join(map(str, ranks))}/" if ranks else ""
 
 
@@ -149,6 +158,16 @@ def _leaves(sync: Resumable) -> Iterator[tuple[str, Leaf]]:
             yield from part.state.walk("fly/")
 
 
+def _whole(sync: Resumable, leaf: Leaf) -> str:
+    """Return how a key names a tensor that is no span's: shards have their own, but for counts,
+    which are the same in all."""
+    name = sync.session.replica.name
+    counts = (
+        leaf.kind == "replicated" and not leaf.value.dim() and not leaf.value.is_floating_point()
+    )
+    return f"whole@{name}" if name and not counts else "whole"
+
+
 def _scope(leaf: Leaf, rank: int) -> str:
     return {"replicated": "all", "sharded": "shard"}.get(leaf.kind, f"rank{rank}")
 
@@ -157,7 +176,7 @@ def runs(scope: str, path: str, spec: Spec, flat: Tensor) -> Iterator[tuple[str,
     for extent in spec.extents():
         size = extent.high - extent.low
         yield (
-            f"{scope}|{path}|{extent.low}:{extent.high}|{extent.part.name}",
+            f"{scope}|{path}|{extent.global_low}:{extent.global_high}|{extent.part.name}",
             flat[extent.at : extent.at + size].clone(),
         )
 
@@ -166,10 +185,10 @@ def _private(sync: Resumable) -> Iterator[tuple[str, Tensor]]:
     """Yield this rank's own parameters and inner optimiser state."""
     scope = f"rank{sync.session.driver.rank}|private"
     for name, param in sync.session.trained():
-        yield f"{scope}/weights|whole|{name}", param.detach().clone()
+        yield _owned(f"{scope}/weights", name, param, param)
         for key, value in sync.session.optimizer.state.get(param, {}).items():
             if isinstance(value, Tensor):
-                yield f"{scope}/optimizer/{key}|whole|{name}", value.detach().clone()
+                yield _owned(f"{scope}/optimizer/{key}", name, param, value)
             elif isinstance(value, int | float):
                 yield f"{scope}/number/{key}|whole|{name}", torch.tensor(value, dtype=torch.float64)
             elif value is not None:
@@ -179,117 +198,37 @@ def _private(sync: Resumable) -> Iterator[tuple[str, Tensor]]:
                 )
 
 
+def _owned(path: str, name: str, param: Tensor, value: Tensor) -> tuple[str, Tensor]:
+    """Return the key and values of what a rank has for a parameter: of a shard, by elements.
+
+    Raises:
+        CheckpointError: an optimiser keeps a shard's state in another shape.
+    """
+    local = local_of(value).clone()
+    if not is_sharded(param) or not value.dim():
+        return f"{path}|whole|{name}", local
+    if value.shape != param.shape or not is_sharded(value):
+        raise CheckpointError(
+            f"{path.rpartition('/')[2]!r} of {name!r} has another shape than the parameter, which "
+            "is sharded: it cannot be saved by elements"
+        )
+    low = offset_of(param) or 0
+    return f"{path}|{low}:{low + local.numel()}|{name}", local.flatten()
+
+
 def _buffers(sync: Resumable) -> Iterator[tuple[str, Tensor]]:
     """Yield this rank's buffers, where they are local."""
     if sync.session.options.buffers == "local":
         for name, buffer in sync.session.model.named_buffers():
+            shard = sync.session.replica.name
+            at = f"whole@{shard}" if shard else "whole"
             yield (
-                f"rank{sync.session.driver.rank}|private/buffers|whole|{plain_name(name)}",
+                f"rank{sync.session.driver.rank}|private/buffers|{at}|{plain_name(name)}",
                 buffer.detach().clone(),
             )
 
 
-def _meta(sync: Resumable) -> dict[str, Any]:
-    session = sync.session
-    return {
-        "format": _FORMAT,
-        "world": session.driver.world,
-        "step": sync.clock.step,
-        "apart": sync.clock.steps_since_sync,
-        "shares": list(sync.weights.fractions),
-        "weighed": sync.weights.from_ranks,
-        "air_silent": [
-            [[b.names[i] for i in sorted(air.silent)] for air in b.air] for b in session.buckets
-        ],
-        "seed": session.options.seed,
-        "cut": hashlib.sha256(
-            json.dumps(
-                [(b.names, [part.spec.end for part in b.slices]) for b in session.buckets]
-            ).encode()
-        ).hexdigest(),
-        **identity(session.strategy),
-        "model": _hash_of_model(sync),
-        "layout": _hash_of_layout(sync),
-        "pace": sync.pace.state() if sync.pace is not None else None,
-        "air": [[air.step for air in bucket.air] for bucket in session.buckets],
-    }
-
-
-def hash_json(value: Any) -> str:
-    """Hash what can be written as JSON."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _hash_of_model(sync: Resumable, before: str = "") -> str:
-    return hash_json(
-        sorted(
-            (before + part.name, part.shape)
-            for bucket in sync.session.buckets
-            for part in bucket.spec.parts
-        )
-    )
-
-
-def _hash_of_layout(sync: Resumable, before: str = "") -> str:
-    return hash_json([[before + name for name in bucket.names] for bucket in sync.session.buckets])
-
-
 # -- loading
-
-
-def _must_fit(sync: Resumable, meta: dict[str, Any]) -> None:
-    own = _meta(sync)
-    if meta["format"] != _FORMAT:
-        raise CheckpointError(
-            f"the state has format {meta['format']!r}, this version of thinwire reads {_FORMAT}. "
-            f"It was saved by thinwire {meta.get('thinwire', 'of another version')}: read it "
-            "with that"
-        )
-    if meta["model"] not in (
-        own["model"],
-        _hash_of_model(sync, COMPILED),
-    ):  # the latter is of earlier versions
-        raise CheckpointError(
-            "the state is of another model: names or shapes of the parameters that train differ"
-        )
-    saved = read_identity(meta, "the state")
-    if not saved.is_of(sync.session.strategy):
-        _must_be_another_period(sync, meta, saved)
-    if meta["seed"] != own["seed"]:
-        raise CheckpointError(
-            f"the state was drawn with seed={meta['seed']}, attached is seed={own['seed']}: "
-            "attach with the seed it was saved with"
-        )
-    bound = any(meta["air"]) or sync.session.strategy.when.fragments > 1
-    if bound and meta["layout"] not in (own["layout"], _hash_of_layout(sync, COMPILED)):
-        raise CheckpointError(
-            "the state holds flights or fragments of another bucket layout: attach with the "
-            "bucket_bytes it was saved with"
-        )
-
-
-def _must_be_another_period(sync: Resumable, meta: dict[str, Any], saved: SavedStrategy) -> None:
-    """Let local steps go on under another schedule, with a warning; raise where anything else
-    differs, or a flight is in the air.
-
-    The clock stays: every step counts as it would have from the start under the new schedule.
-    """
-    both = f"\n  saved:    {saved.code}\n  attached: {sync.session.strategy!r}"
-    if not saved.differs_in_schedule_alone(sync.session.strategy):
-        raise CheckpointError(f"the state is of another strategy.{both}")
-    if any(meta["air"]) or sync.session.strategy.when.fragments > 1 or saved.fragments > 1:
-        raise CheckpointError(
-            "the state holds flights or fragments of another schedule: go on with the one it was "
-            "saved with, or save when nothing is in "
-            f"the air.{both}"
-        )
-    warnings.warn(
-        (
-            f"the state was saved under {saved.when_code} and goes on under "
-            f"{sync.session.strategy.when!r}, counted from step {meta['step']}"
-        ),
-        stacklevel=5,
-    )
 
 
 def _dealt(saved: Saved, path: str, leaf: Leaf, rank: int, world: int) -> Tensor:
@@ -324,8 +263,11 @@ def _load_leaves(sync: Resumable, saved: Saved, dealt: bool, shares: Sequence[fl
         elsewhere = saved.world != driver.world or (
             dealt and path.startswith("fly/")
         )  # a slice's, not a bucket's, goes by the cut
-        if leaf.first is not None and (elsewhere or not saved.has(path, leaf.part, owner)):
+        lacks = leaf.spec is None and not saved.has(path, leaf.part, owner)
+        if leaf.first is not None and (elsewhere or lacks):
             leaf.value = leaf.first
+            anew.add(path)
+        elif lacks and saved.resharded:  # of another part of the matrix, so of no use here
             anew.add(path)
         elif leaf.spec is None:
             leaf.value = saved.whole(path, leaf.part, owner).to(leaf.value)
@@ -379,9 +321,9 @@ def _take_shares(sync: Resumable, meta: dict[str, Any]) -> None:
 
 def _load_private(sync: Resumable, saved: Saved, rank: int) -> None:
     params = dict(sync.session.trained())
-    with torch.no_grad():
-        for name, param in params.items():
-            param.copy_(saved.whole("private/weights", name, rank))
+    for bucket in sync.session.buckets:
+        bucket.set_weights(saved.flat("private/weights", bucket.spec, rank))
+    by_elements = saved.paths("private/optimizer/", rank)
     for kind in ("optimizer", "number"):
         for key, name, value in saved.wholes(f"private/{kind}/", rank):
             state = sync.session.optimizer.state[params[name]]
@@ -393,7 +335,20 @@ def _load_private(sync: Resumable, saved: Saved, rank: int) -> None:
                     if isinstance(old, int) or (old is None and float(value).is_integer())
                     else float(value)
                 )
+            elif not value.dim():
+                state[key] = value.clone()
+            elif not is_sharded(params[name]):
+                state[key] = value.to(params[name].device, copy=True)
             else:
-                state[key] = (
-                    value.clone() if value.dim() == 0 else value.to(params[name].device, copy=True)
-                )
+                by_elements.append((key, name))
+    # What was saved by elements, or is to be a shard now.
+    specs = {
+        part.name: bucket.spec.span(part.begin, part.end)
+        for bucket in sync.session.buckets
+        for part in bucket.spec.parts
+    }
+    for key, name in by_elements:
+        path, param = f"private/optimizer/{key}", params[name]
+        flat = saved.flat(path, specs[name], rank).to(param.device, saved.dtype(path, name, rank))
+        values = like(param, flat.view(local_of(param).shape))
+        sync.session.optimizer.state[param][key] = values

@@ -115,7 +115,10 @@ class Flights:
             [fast.all_finite(air.x) for _, air in landing] if check or self.stateful else []
         )
         finite = not finite_by_bucket or bool(torch.stack(finite_by_bucket).all())
-        # 3. undo what a failed step did to residuals and the like
+        # 3. undo what a failed step did to residuals and the like, on all shards of a replica
+        if check or self.stateful or self.look:
+            label = f"step {landing[0][1].step}: sums not finite"
+            finite = not self._session.replica.any(failed or not finite, self._session.meter, label)
         if failed or not finite:
             for bucket, air in fresh:
                 _take_back(bucket, air)

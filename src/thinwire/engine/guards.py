@@ -28,6 +28,7 @@ from thinwire.engine.layout import plain_name
 from thinwire.engine.observe.checksums import checksum, checksums
 from thinwire.engine.options import params_of
 from thinwire.engine.session import Session
+from thinwire.engine.shards import is_sharded, local_of
 from thinwire.engine.uncopied import Uncopied
 from thinwire.errors import AttachError, NotLandedError
 
@@ -278,6 +279,7 @@ class Watch:
 
     def _new_parameters(self) -> dict[int, str]:
         """Return the parameters of the model that train and that the syncer does not hold."""
+        self.session.options.layout.name_parameters()
         named = self.session.model.named_parameters()
         return {
             id(param): plain_name(name)
@@ -292,10 +294,10 @@ class Watch:
     def _unheld_text(self, names: list[str]) -> str:
         params = {plain_name(name): param for name, param in self.session.model.named_parameters()}
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        if any(wrappers.is_sharded(params.get(name)) for name in names):
+        if any(is_sharded(params.get(name)) for name in names):
             return (
                 f"{names[0]!r}{more}: the model was sharded after attach, so nothing would be "
-                f"synchronised. {wrappers.WHOLE}"
+                f"synchronised. {wrappers.SHARDS}"
             )
         verb = "was replaced" if names[0] in self._names.values() else "joined the model"
         return (
@@ -335,13 +337,13 @@ class Watch:
         # 2. Else every gradient that is not a landed mean, and not zero, was set by hand.
         for param in params_of(optimizer):
             grad = param.grad
-            if id(param) not in self.trained or type(grad) is not Tensor:
+            if id(param) not in self.trained or not _is_values(grad):
                 continue
             bucket, i = self._where[id(param)]
             if bucket.holds_landed(i):
                 continue
             # torch's own checkpoints step with zeros, to make the optimiser's state.
-            if not bool(grad.any()):
+            if not bool(local_of(grad).any()):
                 continue
             raise NotLandedError(self._by_hand_text(self._names[id(param)]))
 
@@ -385,3 +387,9 @@ class Watch:
         ]
         self._before.clear()
         return names
+
+
+def _is_values(grad: Tensor | None) -> bool:
+    """Return whether a gradient holds values: a stand-in for a mean that has not landed does
+    not."""
+    return grad is not None and (type(grad) is Tensor or is_sharded(grad))

@@ -21,7 +21,9 @@ class Landings:
 
     def __init__(self, session: Session, flights: Flights) -> None:
         self._session, self._flights, self._strategy = session, flights, session.strategy
-        self.guard = Guard(session.options.nonfinite, session.on_gradients, session.meter)
+        self.guard = Guard(
+            session.options.nonfinite, session.on_gradients, session.meter, session.replica
+        )
         """What becomes of values that are not finite."""
         flights.look = self.guard.active
         self._first = True

@@ -18,6 +18,8 @@ from thinwire.engine.airborne import Airborne, LaunchStatus
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.frames import called_within
 from thinwire.engine.observe.meter import Meter
+from thinwire.engine.replica import Replica
+from thinwire.engine.shards import local_of
 from thinwire.errors import NonFiniteError
 from thinwire.kernels import fast
 
@@ -31,10 +33,12 @@ class Guard:
     Args:
         policy: as given to `attach`.
         on_gradients: what lands is applied by the user's optimiser, not by the landing itself.
+        replica: the ranks that judge alike, as they hold shards of one replica.
     """
 
-    def __init__(self, policy: Policy, on_gradients: bool, meter: Meter) -> None:
+    def __init__(self, policy: Policy, on_gradients: bool, meter: Meter, replica: Replica) -> None:
         self.policy, self._on_gradients, self._meter = policy, on_gradients, meter
+        self._replica = replica
         self._message = ""
         self._step = -1  # of the launch that is waiting
         self._judged = False  # some optimiser has stepped since it landed
@@ -79,6 +83,7 @@ class Guard:
                 f"this rank: {here[0]!r}"
                 if here
                 else f"not this rank's own, but the mean of bucket {landing[0][0].index}"
+                + ("" if self._replica.ranks == 1 else ", or another shard of this replica")
             )
         self._message, self._judged = (
             f"step {self._step}: {which} that are not finite ({where}). ",
@@ -126,7 +131,8 @@ class Guard:
             for param in group["params"]
             if param.grad is not None
         ]
-        if all(bool(fast.all_finite(param.grad)) for param in params):
+        bad = not all(bool(fast.all_finite(local_of(param.grad))) for param in params)
+        if not self._replica.any(bad, self._meter, f"step {self._step}: gradients not finite"):
             return
         # 2. "raise", before the optimiser writes; or "skip": without gradients the step does
         #    nothing.

@@ -16,13 +16,14 @@ from thinwire.engine.buckets import FlatBucket, Layout, OwnLayout
 from thinwire.engine.compiled import is_compiled
 from thinwire.engine.layout import plain_name
 from thinwire.engine.nonfinite import POLICIES, Policy
+from thinwire.engine.shards import rows_of
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
 from thinwire.version import __version__
 
 Overlap = Literal["backward", "forward", "priority"]
 Auto = Literal["auto"]
-SourceName = Literal["hooks", "manual", "ddp"]
+SourceName = Literal["hooks", "manual", "ddp", "shards"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def problems(
         )
     if inner_wrappers := wrappers.inside(model):
         return reasons + inner_wrappers
+    if unfit := options.layout.refusals(model, strategy, options.overlap):
+        return reasons + unfit
     if optimizer is not None and (unfit := _misfit(model, optimizer, options.scaler)):
         return reasons + unfit
     # 2. Parameters and buffers: real numbers, on one device.
@@ -142,7 +145,7 @@ def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, A
         "source": options.source,
         "scaler given": options.scaler is not None,
         "model parameters": [
-            [plain_name(name), list(p.shape), str(p.dtype), p.requires_grad]
+            [plain_name(name), list(p.shape), str(p.dtype), p.requires_grad, rows_of(p)]
             for name, p in model.named_parameters()
         ],
         "model buffers": [

@@ -24,16 +24,21 @@ Run = tuple[int, int, Tensor]
 
 
 class Saved:
-    """A state that was saved by `world` ranks, by path and parameter."""
+    """A state that was saved by `world` ranks, by path and parameter.
 
-    def __init__(self, state: dict[str, Tensor], world: int) -> None:
-        self.world = world
+    Args:
+        shard: which of a replica's shards takes it up, such as "1/2"; "" where it has all.
+    """
+
+    def __init__(self, state: dict[str, Tensor], world: int, shard: str = "") -> None:
+        self.world, self._shard = world, shard
         self._runs: dict[tuple[str, str], dict[int | None, list[Run]]] = defaultdict(
             lambda: defaultdict(list)
         )
-        self._whole: dict[tuple[int | None, str, str], Tensor] = {}
+        self._whole: dict[tuple[int | None, str, str], dict[str, Tensor]] = defaultdict(dict)
         self.ranks: set[int] = set()
-        # A key is `scope|path|low:high|parameter`, or `scope|path|whole|parameter`.
+        # A key is `scope|path|low:high|parameter`, or `scope|path|whole|parameter`, or of shards
+        # `scope|path|whole@1/2|parameter`.
         for key, value in state.items():
             if key == META:
                 continue
@@ -42,8 +47,8 @@ class Saved:
             rank = int(scope.removeprefix("rank")) if scope.startswith("rank") else None
             if rank is not None:
                 self.ranks.add(rank)
-            if span == "whole":
-                self._whole[rank, path, part] = value
+            if span.startswith("whole"):
+                self._whole[rank, path, part][span.removeprefix("whole").removeprefix("@")] = value
             else:
                 low, high = map(int, span.split(":"))
                 self._runs[path, part][rank].append((low, high, value))
@@ -55,19 +60,55 @@ class Saved:
         """
         return rank if rank in self.ranks else rank % self.world
 
+    @property
+    def resharded(self) -> bool:
+        """Return whether it was saved by ranks that held other shards than this one does."""
+        shards = {shard for values in self._whole.values() for shard in values if shard}
+        return self._shard not in shards if self._shard else bool(shards)
+
     def has(self, path: str, part: str | None, rank: int | None) -> bool:
-        return (rank, path, str(part)) in self._whole
+        return self._held(path, part, rank) is not None
 
     def whole(self, path: str, part: str | None, rank: int | None = None) -> Tensor:
-        if not self.has(path, part, rank):
+        value = self._held(path, part, rank)
+        if value is None:
             raise CheckpointError(f"the state has no {path!r} of {part!r}{self._whose(rank)}")
-        return self._whole[rank, path, str(part)]
+        return value
+
+    def _held(self, path: str, part: str | None, rank: int | None) -> Tensor | None:
+        """Return a whole tensor of this shard, or a count, which is the same in all."""
+        by_shard = self._whole.get((rank, path, str(part)), {})
+        plain = by_shard.get("")
+        counts = plain is not None and not plain.dim() and not plain.is_floating_point()
+        return by_shard.get(self._shard, plain if counts else None)
 
     def wholes(self, prefix: str, rank: int) -> Iterator[tuple[str, str, Tensor]]:
-        """Yield (rest of the path, parameter, value) of a rank's whole tensors below a path."""
-        for (owner, path, part), value in self._whole.items():
+        """Yield (rest of the path, parameter, value) of a rank's whole tensors below a path: of
+        this shard, or else of the first."""
+        for (owner, path, part), by_shard in self._whole.items():
             if owner == rank and path.startswith(prefix):
+                value = by_shard.get(self._shard, next(iter(by_shard.values())))
                 yield path.removeprefix(prefix), part, value
+
+    def paths(self, prefix: str, rank: int) -> list[tuple[str, str]]:
+        """List (rest of the path, parameter) of what a rank saved by elements below a path."""
+        return [
+            (path.removeprefix(prefix), part)
+            for (path, part), by_rank in self._runs.items()
+            if rank in by_rank and path.startswith(prefix)
+        ]
+
+    def _runs_of(self, path: str, part: str, rank: int | None) -> list[Run]:
+        """List the runs of a parameter's elements that a rank saved; a whole tensor is one."""
+        runs = self._runs.get((path, part), {}).get(rank, [])
+        whole = self._whole.get((rank, path, part), {}).get("")
+        if whole is not None and whole.dim():
+            runs = [*runs, (0, whole.numel(), whole.flatten())]
+        return runs
+
+    def dtype(self, path: str, part: str, rank: int) -> torch.dtype:
+        """Return the type in which a rank saved a parameter's elements."""
+        return self._runs_of(path, part, rank)[0][2].dtype
 
     def flat(self, path: str, spec: Spec, rank: int | None) -> Tensor:
         """Return the span's values from whatever runs cover it: (spec.numel,) spec.work."""
@@ -75,33 +116,21 @@ class Saved:
         # Runs were cut by the layout that saved them, extents by this one: copy where they overlap,
         # and check that no element is left.
         for extent in spec.extents():
-            filled = torch.zeros(extent.high - extent.low, dtype=torch.bool)
-            for low, high, value in self._runs.get((path, extent.part.name), {}).get(rank, []):
-                a, b = max(low, extent.low), min(high, extent.high)
+            first, end = extent.global_low, extent.global_high
+            filled = torch.zeros(end - first, dtype=torch.bool)
+            for low, high, value in self._runs_of(path, extent.part.name, rank):
+                a, b = max(low, first), min(high, end)
                 if a < b:
-                    out[extent.at + a - extent.low : extent.at + b - extent.low] = value[
+                    out[extent.at + a - first : extent.at + b - first] = value[
                         a - low : b - low
                     ].to(out)
-                    filled[a - extent.low : b - extent.low] = True
+                    filled[a - first : b - first] = True
             if not filled.all():
                 raise CheckpointError(
                     f"the state lacks elements of {path!r} of "
                     f"{extent.part.name!r}{self._whose(rank)}"
                 )
         return out
-
-    def mean_weights(self, names: Sequence[str], shares: Sequence[float]) -> Tensor:
-        """Return the mean over ranks of their own parameters of these names, as one flat tensor."""
-        self._must_be_whole()
-        return torch.cat(
-            [
-                _mean(
-                    [self.whole("private/weights", name, rank) for rank in range(self.world)],
-                    shares,
-                ).flatten()
-                for name in names
-            ]
-        )
 
     def mean(self, path: str, spec: Spec, shares: Sequence[float]) -> Tensor:
         """Return the mean over ranks of what each holds for itself."""
@@ -116,11 +145,12 @@ class Saved:
         self._must_be_whole()
         out = torch.zeros(spec.numel, dtype=torch.float64)
         for extent in spec.extents():
+            first, end = extent.global_low, extent.global_high
             for runs in self._runs.get((path, extent.part.name), {}).values():
                 for low, high, value in runs:
-                    a, b = max(low, extent.low), min(high, extent.high)
+                    a, b = max(low, first), min(high, end)
                     if a < b:
-                        out[extent.at + a - extent.low : extent.at + b - extent.low] += value[
+                        out[extent.at + a - first : extent.at + b - first] += value[
                             a - low : b - low
                         ].to(out)
         return out

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thinwire.core import Driver, RankContext
+from thinwire.core import Driver, RankContext, Ranks
 from thinwire.engine import agree
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.layout import plain_name
 from thinwire.engine.observe.meter import Meter
 from thinwire.engine.options import Options, buffer_places
+from thinwire.engine.replica import Replica
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
 
@@ -94,6 +95,17 @@ class Session:
     def on_gradients(self) -> bool:
         """Return whether a step is a backward pass; else it is an optimiser step."""
         return self.strategy.on.clock == "backward"
+
+    @property
+    def replica(self) -> Replica:
+        """Return the ranks that hold the shards of this replica."""
+        return self.options.layout.replica
+
+    @property
+    def members(self) -> Ranks:
+        """Return the global ranks of all replicas; empty for every rank there is."""
+        members = self.replica.members
+        return self.driver.global_ranks if members is None else members
 
     @property
     def device(self) -> torch.device:

@@ -25,6 +25,7 @@ from thinwire.engine.options import facts, problems
 from thinwire.engine.pace import Pace
 from thinwire.engine.resumable import Resumable
 from thinwire.engine.session import Session
+from thinwire.engine.shards import warn_of_rows
 from thinwire.engine.state_move import move_air, move_landed, move_state
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError, DisagreementError, NotLandedError
@@ -83,8 +84,9 @@ def prepare(sync: Switchable, strategy: Strategy) -> Switched:
     _new_rows(sync, bound, strategy, built)
     ctx = RankContext(driver.rank, tuple(range(driver.world)), 0, options.seed)
     savings.warn_if_little(strategy, bound.how, built, ctx, stacklevel=3)
+    warn_of_rows(strategy.what, session.replica.ranks)
     new = replace(session, strategy=strategy, buckets=built)
-    weights = Weights(driver, meter, strategy.how, device)
+    weights = Weights(driver, meter, strategy.how, device, session.replica)
     weights.fractions, weights.from_ranks = sync.weights.fractions, sync.weights.from_ranks
     return Switched(new, Flights(new, bound), weights, tuple(lost))
 
@@ -208,7 +210,8 @@ def _agree(sync: Switchable, strategy: Strategy) -> None:
             "calls it at the same step"
         )
     texts = [text.removeprefix(_CALL).decode() for text in by_rank]
-    agree.refuse_problems(texts, "cannot switch")
+    listed = agree.listed_problems(texts, "cannot switch")
+    session.replica.refuse_problems(listed, meter, "switch")
     # 3. the same step and strategy
     same = {"step": sync.clock.step, **facts(model, strategy, session.options)}
     agree.must_agree(driver, meter, same, session.device, call="switch")

@@ -33,7 +33,7 @@ from thinwire.engine.overlap.deferred import Deferred
 from thinwire.engine.pace import Pace
 from thinwire.engine.saved import read_folder
 from thinwire.engine.session import Session
-from thinwire.engine.sources import DdpSource, GradientHooks, Manual, OptimizerSteps, Source
+from thinwire.engine.sources import BY_NAME, OptimizerSteps, Source
 from thinwire.engine.steps import BackwardSteps, LocalSteps
 from thinwire.engine.switch import Switched, follow, prepare, relaid
 from thinwire.engine.weights import Weights
@@ -88,9 +88,7 @@ class Syncer:
         session, steps = self.session, self.steps
         if isinstance(steps, LocalSteps):
             return OptimizerSteps(session, steps)
-        if session.options.source == "manual":
-            return Manual(session, steps)
-        return (DdpSource if session.options.source == "ddp" else GradientHooks)(session, steps)
+        return BY_NAME[session.options.source](session, steps)
 
     # -- facts
 
@@ -375,7 +373,7 @@ class Syncer:
                 self.landings.put(oldest, write=not self.session.on_gradients)
         finally:
             self.driver.close()
-            self.options.layout.gather(True)
+            self.options.layout.close()
         self.landings.warn_never(self.clock.step - self.clock.began_at)
 
     def __enter__(self) -> Syncer:

@@ -10,12 +10,21 @@ import torch
 from thinwire.core import Driver, Route
 from thinwire.engine import agree
 from thinwire.engine.observe.meter import Meter
+from thinwire.engine.replica import Replica
 
 
 class Weights:
     """A record of each rank's fraction of the mean sum(w_k · x_k) / sum(w_k)."""
 
-    def __init__(self, driver: Driver, meter: Meter, route: Route, device: torch.device) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        meter: Meter,
+        route: Route,
+        device: torch.device,
+        replica: Replica | None = None,
+    ) -> None:
+        self._replica = replica or Replica()
         self._driver, self._meter, self._route, self._device = driver, meter, route, device
         self._message: agree.Gathering | None = None  # weights that are on their way
         self.fractions: Sequence[float] = [1 / driver.world] * driver.world
@@ -40,6 +49,8 @@ class Weights:
             label: names the exchange where it fails.
         """
         self.commit()
+        # Ranks of one replica share a mean already; its weight is the sum of theirs.
+        weight = self._replica.total(weight, self._meter, label)
         self._message = agree.Gathering(
             self._driver, self._meter, struct.pack("<d", weight), label, self._device
         )

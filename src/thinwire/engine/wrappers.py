@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from thinwire.engine.shards import is_sharded
+
 ADVICE = (
     "Call the bare model and wrap it in nothing; or keep DDP and use thinwire.ddp_hook(ddp, "
     "strategy), also on what Accelerate's prepare() returns. For Lightning and Hugging Face's "
@@ -19,10 +21,9 @@ ADVICE = (
     ".Thinwire"
 )
 
-WHOLE = (
-    "Thinwire trains whole replicas only, and sharding after attach is refused, too: leave the "
-    "model unsharded where it fits on one "
-    "device, or train it with FSDP alone"
+SHARDS = (
+    "thinwire.attach(model, optimizer, strategy) takes a sharded model whose mesh has a replicate "
+    "dimension; shard it before"
 )
 
 
@@ -56,8 +57,7 @@ def living_wrapper(model: nn.Module, expected: nn.Module | None = None) -> nn.Mo
 
 
 def inside(model: nn.Module) -> list[str]:
-    """Return which wrappers, and sharded parameters, the model itself has: what of it attach cannot
-    synchronise."""
+    """Return which wrappers the model itself has: what of it attach cannot synchronise."""
     reasons = []
     # 1. The model or a module of it in a wrapper that synchronises it, too.
     wrapped = next(
@@ -75,21 +75,21 @@ def inside(model: nn.Module) -> list[str]:
         else:
             reasons.append(
                 f"{what} wrapped in FullyShardedDataParallel (FSDP1), which shards parameters and "
-                f"reduces gradients itself. {WHOLE}"
+                f"reduces gradients itself. Take "
+                "fully_shard (FSDP2)"
             )
-    # 2. Parameters of which this rank has a shard only.
-    if sharded := [name for name, param in model.named_parameters() if is_sharded(param)]:
-        more = f" and {len(sharded) - 1} more" if len(sharded) > 1 else ""
-        reasons.append(
-            f"{sharded[0]!r}{more}: DTensors, sharded by fully_shard (FSDP2) or a device mesh, "
-            f"have no place in a flat bucket. {WHOLE}"
-        )
     return reasons
 
 
-def is_sharded(param: Any) -> bool:
-    """Return whether a parameter is a DTensor."""
-    return hasattr(param, "placements")
+def no_shards(model: nn.Module) -> list[str]:
+    """Return which parameters this rank has only shards of, where whole ones are needed."""
+    if sharded := [name for name, param in model.named_parameters() if is_sharded(param)]:
+        more = f" and {len(sharded) - 1} more" if len(sharded) > 1 else ""
+        return [
+            f"{sharded[0]!r}{more}: DTensors, sharded by fully_shard (FSDP2) or a device mesh, "
+            f"have no place here. {SHARDS}"
+        ]
+    return []
 
 
 def unwrapped(optimizer: Any) -> Any:

@@ -18,6 +18,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from thinwire.engine.shards import local_of
+
 ROW = 1 << 14
 _ROWS = {"cpu": 8}  # at once: what stays in a core's cache; elsewhere enough to fill a device
 _WORDS = {1: torch.int8, 2: torch.int16}
@@ -33,7 +35,7 @@ def checksum(tensor: Tensor) -> Tensor:
         >>> bool(checksum(one) == checksum(one.clone())), bool(checksum(one) == checksum(other))
         (True, False)
     """
-    flat = tensor.detach().contiguous().view(-1)
+    flat = local_of(tensor).contiguous().view(-1)
     # 1. See the bits as integer words: equal floats may have other bits (0.0 and -0.0), and NaN
     #    never equals itself.
     words = (

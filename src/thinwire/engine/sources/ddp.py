@@ -24,12 +24,15 @@ from torch.nn.parallel import DistributedDataParallel
 from thinwire.core import Schedule
 from thinwire.engine.buckets import FlatBucket, plan
 from thinwire.engine.layout import plain_name, roles
+from thinwire.engine.replica import Replica
 from thinwire.engine.session import Session
 from thinwire.engine.sources.hooks import set_means_aside
 from thinwire.engine.sources.source import GradientSource, Source
 from thinwire.engine.steps import BackwardSteps
+from thinwire.engine.wrappers import no_shards
 from thinwire.errors import AttachError
 from thinwire.kernels import fast
+from thinwire.strategy import Strategy
 
 
 class Relayable(Protocol):
@@ -173,6 +176,17 @@ class DdpLayout:
         buffers or unused parameters."""
         if (ddp := self._ddp()) is not None:
             ddp.require_backward_grad_sync = wanted
+
+    replica = Replica()
+
+    def refusals(self, model: nn.Module, strategy: Strategy, overlap: str) -> list[str]:
+        return no_shards(model)
+
+    def name_parameters(self) -> None:
+        """Do nothing: it always does."""
+
+    def close(self) -> None:
+        self.gather(True)
 
     @property
     def joins(self) -> bool:

@@ -13,6 +13,7 @@ from thinwire.engine.compiled import untraced
 from thinwire.engine.frames import called_within
 from thinwire.engine.landings import Landings
 from thinwire.engine.session import Session
+from thinwire.engine.shards import local_of
 from thinwire.engine.sources.source import GradientSource
 from thinwire.engine.steps import BackwardSteps
 from thinwire.errors import AttachError, NotLandedError
@@ -26,11 +27,17 @@ class GradientHooks(GradientSource):
     def __init__(self, session: Session, steps: BackwardSteps) -> None:
         super().__init__(session, steps)
         self._task = -1  # the graph task of the backward pass under way
-        self._nodes, self._handles = set_means_aside(session, steps.landings)
+        self._nodes: list[Any] = []  # which autograd itself does not keep
+        self._handles = self._set_means_aside(session, steps.landings)
         for bucket in session.buckets:
             for i, param in enumerate(bucket.params):
                 hook = self._after_gradient(bucket, i)
                 self._handles.append(param.register_post_accumulate_grad_hook(hook))
+
+    def _set_means_aside(self, session: Session, landings: Landings) -> list[Any]:
+        """Hook on, so that a landed mean is set aside before a gradient is added to it."""
+        self._nodes, handles = set_means_aside(session, landings)
+        return handles
 
     @property
     def active(self) -> bool:
@@ -91,12 +98,12 @@ def set_means_aside(session: Session, landings: Landings) -> tuple[list[Any], li
     for bucket in session.buckets:
         for i, param in enumerate(bucket.params if bucket.separate else ()):
             nodes.append(_accumulator(param))
-            hook = _before_gradient(session, landings, bucket, i)
+            hook = before_gradient(session, landings, bucket, i)
             handles.append(nodes[-1].register_prehook(hook))
     return nodes, handles
 
 
-def _before_gradient(session: Session, landings: Landings, bucket: FlatBucket, i: int) -> Any:
+def before_gradient(session: Session, landings: Landings, bucket: FlatBucket, i: int) -> Any:
     """Make the hook that sets a landed mean aside just before autograd adds to it.
 
     For strategies that must not send a mean again.
@@ -109,14 +116,14 @@ def _before_gradient(session: Session, landings: Landings, bucket: FlatBucket, i
         # 1. A mean landed here, and the loop has zeroed it without a step: under a delay it is
         #    lost.
         if bucket.given[i] is not None and (
-            grad is None or not (landings.applied or bool(grad.any()))
+            grad is None or not (landings.applied or bool(local_of(grad).any()))
         ):
             landings.warn_dropped(bucket.names[i])
         # 2. Set what has landed aside; an update, to which nothing can be added, is refused.
         if grad is None:
             bucket.held[i], bucket.given[i] = None, None  # the loop has dropped what there was
         elif bucket.holds_landed(i):
-            if on.updates and bool(grad.any()):
+            if on.updates and bool(local_of(grad).any()):
                 raise NotLandedError(
                     f"backward() again while .grad of {bucket.names[i]!r} holds the update of "
                     "the last landing, "

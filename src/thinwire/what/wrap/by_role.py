@@ -8,7 +8,7 @@ that each stays aligned), before them 8 bytes of length for each whose size the 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -156,9 +156,7 @@ class by_role(Codec, KeepsResidual):
             if extents:
                 parts, at = [], 0
                 for extent in extents:
-                    parts.append(
-                        type(extent.part)(extent.part.name, extent.part.shape, at, extent.part.role)
-                    )
+                    parts.append(replace(extent.part, begin=at))
                     at += extent.part.numel
                 numel = sum(extent.high - extent.low for extent in extents)
                 yield (
