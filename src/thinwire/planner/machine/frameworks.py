@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from thinwire.planner.machine.finding import Finding
 
 TRIED: dict[str, tuple[str, str]] = {
-    "torch": ("2.13", "inside DDP by ddp_hook; replicas that FSDP2 shards by attach"),
+    "torch": (
+        "2.13",
+        "inside DDP by ddp_hook; replicas that FSDP2 shards by attach; what FSDP2 sends by "
+        "thin_collectives",
+    ),
     "transformers": ("5.24", "its Trainer by a callback, on DDP"),
     "accelerate": ("1.15", "a prepared model by ddp_hook, on DDP"),
     "peft": ("0.21", "its adapters by the callback of transformers' Trainer"),
