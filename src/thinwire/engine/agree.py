@@ -70,6 +70,16 @@ def listed_problems(by_rank: Sequence[str], begin: str) -> str:
     return f"{begin}:\n" + "\n".join(listed) if listed else ""
 
 
+def refuse_problems(by_rank: Sequence[str], begin: str) -> None:
+    """Raise on every rank what any rank has found; see `listed_problems`.
+
+    Raises:
+        AttachError: some rank has a problem.
+    """
+    if listed := listed_problems(by_rank, begin):
+        raise AttachError(listed)
+
+
 def slowest(
     driver: Driver, meter: Meter, seconds: float, label: str, device: torch.device
 ) -> float:
