@@ -10,8 +10,8 @@ script says how much there was). Where the allocator happens to put a copy is wo
 long as its process lives, so there are several launches, which build A or B first in turn, and the
 interval is taken over launches, then over pairs within them. DDP is taken as it comes, and with
 `gradient_as_bucket_view=True`, which spares it a copy (as thinwire does), and with thinwire as its
-hook; DDP over DDP shows what
-the method itself reads. In the end both copies must hold the same bits.
+hook; DDP over DDP shows what the method itself reads. Four workers, two replicas of two shards,
+compare FSDP2 under thinwire with native HSDP. In the end both copies must hold the same bits.
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import thinwire
 from benchmarks.common import CONFIG, Neighbours, batch, emit, model, parser, run_ranks, table
 from thinwire.engine import Syncer
+from thinwire.engine.shards import local_of
 
 TARGET = 1.03
 WARMUP = 5
 PARTS = ("forward+backward", "step", "cpu of a step")
 DDP, VIEWS, THIN, HOOK = "DDP", "DDP with bucket views", "thinwire", "thinwire inside DDP"
-COMPARED = ((THIN, DDP), (THIN, VIEWS), (HOOK, DDP), (DDP, DDP))
+HSDP, SHARDS = "native HSDP", "thinwire over FSDP2"
+COMPARED = ((THIN, DDP), (THIN, VIEWS), (HOOK, DDP), (DDP, DDP), (SHARDS, HSDP), (HSDP, HSDP))
 
 
 class Side:
@@ -41,11 +45,15 @@ class Side:
 
     def __init__(self, kind: str) -> None:
         self.net: nn.Module = model()
-        if kind != THIN:
+        if kind in (HSDP, SHARDS):
+            mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+            for module in (*self.net.blocks, self.net):  # type: ignore[operator, misc]
+                fully_shard(module, mesh=mesh if kind == HSDP else mesh["shard"])
+        elif kind != THIN:
             self.net = DistributedDataParallel(self.net, gradient_as_bucket_view=kind == VIEWS)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=3e-4)
         self.sync: Syncer | None = None
-        if kind == THIN:
+        if kind in (THIN, SHARDS):
             self.sync = thinwire.attach(self.net, self.optimizer, thinwire.Strategy())
         elif isinstance(self.net, DistributedDataParallel) and kind == HOOK:
             self.sync = thinwire.ddp_hook(self.net, thinwire.Strategy(), optimizer=self.optimizer)
@@ -80,10 +88,11 @@ def measure(
             if pair >= 0:
                 side.seconds.append(taken)
     sides = sides[::-1] if swapped else sides
-    told: list[Any] = [None, None]
+    told: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(told, [side.seconds for side in sides])
     same = all(
-        torch.equal(a, b) for a, b in zip(*(side.net.parameters() for side in sides), strict=True)
+        torch.equal(local_of(a), local_of(b))
+        for a, b in zip(*(side.net.parameters() for side in sides), strict=True)
     )
     for side in sides:
         if side.sync is not None:
@@ -116,16 +125,22 @@ def main() -> None:
     arguments.add_argument(
         "--rows", type=int, default=8, help="rows of 64 tokens in a rank's batch (default 8)"
     )
+    arguments.add_argument(
+        "--only", default="", help="comparisons with this in their name (default: all)"
+    )
     args = arguments.parse_args()
     rows, results = [], {}
     for kinds in COMPARED:
+        name = " over ".join(kinds)
+        if args.only not in name:
+            continue
+        world = 4 if HSDP in kinds else 2
         with Neighbours() as others:
             found = [
-                run_ranks(2, measure, kinds, bool(launch % 2), args.pairs, args.rows)
+                run_ranks(world, measure, kinds, bool(launch % 2), args.pairs, args.rows)
                 for launch in range(args.launches)
             ]
         seconds = np.stack([launch[0] for launch in found], axis=1)  # (2, launches, pairs, parts)
-        name = " over ".join(kinds)
         results[name] = {
             "same_bits": all(launch[1] for launch in found),
             "others_cores": others.cores,
@@ -158,7 +173,7 @@ def main() -> None:
             f"{found['target_met']}"
         )
     print(
-        f"{args.launches} launches of {args.pairs} pairs, 2 ranks of {args.rows} rows of "
+        f"{args.launches} launches of {args.pairs} pairs, 2 or 4 ranks of {args.rows} rows of "
         f"{CONFIG.context} tokens"
     )
     emit(

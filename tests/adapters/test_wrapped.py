@@ -9,6 +9,8 @@ from torch import Tensor
 from tests.ddp import wrapped
 from tests.engine.models import loss_of, mlp, sgd_of, weights_of
 from tests.ranks import run_ranks
+from tests.shards import loss_of as shard_loss
+from tests.shards import mesh_of, sharded
 from thinwire import Strategy
 from thinwire.adapters.wrapped import attach_prepared, close_with_common_weights, states_of_ranks
 from thinwire.errors import AttachError
@@ -72,3 +74,25 @@ def test_a_run_ends_with_the_weights_in_common_or_keeps_its_own(keep: bool) -> N
     with pytest.warns(UserWarning, match="without a mean over ranks"):
         close_with_common_weights(sync, keep=keep)
     assert torch.equal(weights_of(model), own if keep else start)
+
+
+def _sharded(rank: int) -> tuple[str, dict[str, Tensor], dict[str, Tensor]]:
+    """A model that the framework has sharded by FSDP2: it is attached by its shards."""
+    model = sharded(mesh_of(2, 2)["shard"])
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sync = attach_prepared(model, optimizer, FOUR_BITS, framework="the Trainer")
+    source = type(sync.source).__name__
+    shard_loss(model, 0, rank).backward()
+    own, whole = sync.state_dict(), states_of_ranks(sync)
+    sync.close()
+    return source, own, whole
+
+
+def test_a_sharded_model_is_attached_and_its_states_are_gathered() -> None:
+    made = run_ranks(4, _sharded)
+    union = {key: value for _, own, _ in made for key, value in own.items()}
+    for source, own, whole in made:
+        assert source == "ShardHooks"
+        assert whole.keys() == union.keys()
+        assert all(torch.equal(whole[key], union[key]) for key in union)
+        assert 0 < len(own) < len(union)

@@ -13,7 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from thinwire.adapters.ddp import ddp_hook
+from thinwire.engine import agree
 from thinwire.engine.attach import attach
+from thinwire.engine.shards import is_sharded
 from thinwire.engine.syncer import Syncer
 from thinwire.engine.wrappers import living_wrapper
 from thinwire.errors import AttachError
@@ -30,7 +32,8 @@ def attach_prepared(
 ) -> Syncer:
     """Put a strategy to work on a model that a framework has prepared. Every rank calls it alike.
 
-    In DistributedDataParallel it is `ddp_hook`; where the framework runs one rank alone, `attach`.
+    In DistributedDataParallel it is `ddp_hook`; where the framework runs one rank alone, or has
+    sharded the model by FSDP2, `attach`.
 
     Args:
         model: the model, in its wrapper or without it: the wrapper is then searched for.
@@ -39,11 +42,14 @@ def attach_prepared(
         options: as of `ddp_hook`.
 
     Raises:
-        AttachError: there are several ranks, and the framework averages otherwise than by DDP.
+        AttachError: there are several ranks, and the framework averages otherwise than by DDP; or
+            it has sharded the model over a mesh whose replicas FSDP itself joins.
     """
     wrapper = model if isinstance(model, DistributedDataParallel) else living_wrapper(model)
     if isinstance(wrapper, DistributedDataParallel):
         return ddp_hook(wrapper, strategy, optimizer=optimizer, **options)
+    if any(map(is_sharded, model.parameters())):
+        return attach(model, optimizer, strategy, **options)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         what = "nothing that averages" if wrapper is None else type(wrapper).__name__
         raise AttachError(
@@ -99,8 +105,10 @@ def close_with_common_weights(sync: Syncer, *, keep: bool = False) -> None:
 def states_of_ranks(sync: Syncer) -> dict[str, torch.Tensor]:
     """Return the state of every rank in one dictionary, for frameworks whose checkpoint is one
     file. Every rank calls it alike; each holds all of it meanwhile."""
-    gathered = sync.all_gather(save(sync.state_dict()), "saving: every rank's state")
-    whole: dict[str, torch.Tensor] = {}
-    for packed in gathered:
-        whole |= load(packed)
+    session, whole = sync.session, sync.state_dict()
+    for driver in (session.driver, *session.replica.drivers):
+        gathered = agree.all_gather(
+            driver, session.meter, save(whole), "saving: every rank's state", session.device
+        )
+        whole = {key: value for packed in gathered for key, value in load(packed).items()}
     return whole

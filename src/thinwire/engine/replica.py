@@ -30,7 +30,7 @@ class Replica:
     def __init__(
         self, drivers: Sequence[Driver] = (), device: torch.device = torch.device("cpu")
     ) -> None:
-        self._drivers, self._device = tuple(drivers), device
+        self.drivers, self._device = tuple(drivers), device
         self.members: Ranks | None = None
         """The global ranks of all replicas, empty for every rank there is, once they have met."""
 
@@ -38,24 +38,24 @@ class Replica:
     def ranks(self) -> int:
         """Return how many ranks hold a replica together."""
         count = 1
-        for driver in self._drivers:
+        for driver in self.drivers:
             count *= driver.world
         return count
 
     @property
     def name(self) -> str:
         """Return which of its shards this rank has, such as "1/2"; "" where it has all."""
-        return ",".join(f"{driver.rank}/{driver.world}" for driver in self._drivers)
+        return ",".join(f"{driver.rank}/{driver.world}" for driver in self.drivers)
 
     def any(self, flag: bool, meter: Meter, label: str) -> bool:
         """Return whether the flag is set on some rank; all ranks of the replica call it alike."""
-        for driver in self._drivers:
+        for driver in self.drivers:
             flag = b"1" in agree.all_gather(driver, meter, b"01"[flag:][:1], label, self._device)
         return flag
 
     def total(self, value: float, meter: Meter, label: str) -> float:
         """Return the sum over the ranks of the replica, which call it alike."""
-        for driver in self._drivers:
+        for driver in self.drivers:
             packed = struct.pack("<d", value)
             values = agree.all_gather(driver, meter, packed, label, self._device)
             value = sum(float(struct.unpack("<d", each)[0]) for each in values)
@@ -67,7 +67,7 @@ class Replica:
         Raises:
             AttachError: some rank has a problem; "" is none.
         """
-        for driver in self._drivers:
+        for driver in self.drivers:
             label = f"{call}: asking the replica's ranks for problems"
             texts = agree.all_gather(driver, meter, problem.encode(), label, self._device)
             problem = next((text.decode() for text in texts if text), "")
@@ -80,10 +80,10 @@ class Replica:
         Args:
             across: the driver among the same shards of all replicas.
         """
-        if not self._drivers:
+        if not self.drivers:
             return
         ranks = {dist.get_rank()}
-        for driver in (*self._drivers, across):
+        for driver in (*self.drivers, across):
             gathered = agree.all_gather(
                 driver,
                 meter,
@@ -96,5 +96,5 @@ class Replica:
 
     def close(self) -> None:
         """Stop its connections; a second call does nothing."""
-        for driver in self._drivers:
+        for driver in self.drivers:
             driver.close()
