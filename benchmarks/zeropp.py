@@ -23,8 +23,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
-from benchmarks.common import Neighbours, emit, parser, table
+from benchmarks.common import emit, parser, table
 from thinwire.adapters.zeropp import ThinCollectives, thin_collectives
+from thinwire.lab import Lab
 from thinwire.models.gpt import GPT, GPTConfig
 from thinwire.net import shapes
 from thinwire.what import identity, uniform
@@ -110,7 +111,7 @@ def measured(rate: float, turns: int, rows: int) -> dict[str, Any]:
         elif complaint:
             print(host, line, file=sys.stderr)
 
-    with shapes.two_level(2, NODE, INNER, rate).lab() as lab:
+    with Lab(shapes.two_level(2, NODE, INNER, rate)) as lab:
         ran = lab.run(argv, timeout=1500, on_line=on_line)
     if ran.worst or not lines:
         raise RuntimeError(f"a rank failed: {ran.codes}")
@@ -127,37 +128,36 @@ def main() -> None:
         work(options.turns, options.rows)
         return
     rows, told = [], []
-    with Neighbours() as neighbours:
-        for name, rate in RATES.items():
-            found = measured(rate, options.turns, options.rows)
-            dense = found["seconds"][DENSE]
-            for kind in SIDES:
-                seconds = found["seconds"][kind]
-                ratios = [a / b for a, b in zip(seconds, dense, strict=True)]
-                sent = found["a_step"].get(kind, {})
-                told.append(
-                    {
-                        "between nodes": name,
-                        "collectives": kind,
-                        "seconds": seconds,
-                        "over_fsdp2": statistics.geometric_mean(ratios),
-                        "least": min(ratios),
-                        "most": max(ratios),
-                        **sent,
-                    }
+    for name, rate in RATES.items():
+        found = measured(rate, options.turns, options.rows)
+        dense = found["seconds"][DENSE]
+        for kind in SIDES:
+            seconds = found["seconds"][kind]
+            ratios = [a / b for a, b in zip(seconds, dense, strict=True)]
+            sent = found["a_step"].get(kind, {})
+            told.append(
+                {
+                    "between nodes": name,
+                    "collectives": kind,
+                    "seconds": seconds,
+                    "over_fsdp2": statistics.geometric_mean(ratios),
+                    "least": min(ratios),
+                    "most": max(ratios),
+                    **sent,
+                }
+            )
+            rows.append(
+                (
+                    name,
+                    kind,
+                    f"{statistics.median(seconds):.2f}",
+                    f"{statistics.geometric_mean(ratios):.3f}",
+                    f"{min(ratios):.3f} to {max(ratios):.3f}",
+                    f"{sent['between_nodes_bytes'] / 1e6:.2f}" if sent else "",
                 )
-                rows.append(
-                    (
-                        name,
-                        kind,
-                        f"{statistics.median(seconds):.2f}",
-                        f"{statistics.geometric_mean(ratios):.3f}",
-                        f"{min(ratios):.3f} to {max(ratios):.3f}",
-                        f"{sent['between_nodes_bytes'] / 1e6:.2f}" if sent else "",
-                    )
-                )
+            )
     table(("between nodes", "collectives", "step, s", "over FSDP2", "range", "MB out"), rows)
-    emit(options.json, {"turns": options.turns, "rows": told, "other_cores": neighbours.cores})
+    emit(options.json, {"turns": options.turns, "rows": told})
 
 
 if __name__ == "__main__":
