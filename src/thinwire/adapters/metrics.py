@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from thinwire.engine.syncer import Syncer
 
 
@@ -26,8 +24,6 @@ def metrics_of(sync: Syncer) -> dict[str, float]:
         ['thinwire/exposed_seconds', 'thinwire/sent_megabytes', 'thinwire/skipped_steps']
     """
     report = sync.report()
-    # A report counts the steps before the checkpoint, too, and bytes only from there on.
-    report = replace(report, steps=report.steps - sync.clock.began_at)
     metrics = {
         "thinwire/sent_megabytes": report.sent_bytes / 1e6,
         "thinwire/exposed_seconds": report.exposed_s,

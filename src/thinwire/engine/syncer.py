@@ -348,7 +348,6 @@ class Syncer:
         if self._deferred is not None:
             self._deferred.drop()
         self.clock.restart(step, steps_since_sync)
-        self.meter.steps = step
         self.landings.incomplete = False
         self.watch.restart()
         self.checks.restart()

@@ -211,7 +211,6 @@ class QuorumSyncer:
             CheckpointError: rounds have closed that went on from something older.
         """
         self.clock.restart(step, steps_since_sync)
-        self.meter.steps = step
         self.watch.restart()
         # The store may hold a run already: continue it here, or take its anchor.
         saved = step // self.strategy.when.period

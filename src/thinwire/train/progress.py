@@ -84,7 +84,8 @@ class Account:
         beside_s, transport_s = saved.get("beside", [0.0, 0.0])
         meter.beside_s += beside_s
         meter.transport_before_s -= transport_s
-        # 3. Costs of each bucket; versions before `carry_s` saved five numbers a row.
+        # 3. Steps, and costs of each bucket; versions before `carry_s` saved five numbers a row.
+        meter.steps = self._sync.step
         for row, (flights, sent, encode_s, wire_s, exposed_s, *carry_s) in zip(
             meter.rows, saved["rows"], strict=False
         ):
