@@ -12,7 +12,7 @@ from thinwire.train.progress import Account
 
 class Synced:
     def __init__(self) -> None:
-        self.meter = Meter(2)
+        self.meter, self.step = Meter(2), 7
 
     def report(self) -> object:
         return self.meter.report()
