@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import thinwire
-from tests import rays
+from tests import rays, shards
 from tests.adapters import test_hf as hf
 from tests.adapters import test_lightning as lightning
 from tests.ddp import wrapped
@@ -114,6 +114,28 @@ def in_lightning(rank: int, strategy: Strategy, folder: Path) -> Tensor:
     return weights_of(trainer.lightning_module)
 
 
+def over_shards(rank: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """All rows, on two replicas of two shards: this rank's shards, and the whole model's steps."""
+    made = {}
+    for name, strategy in STRATEGIES.items():
+        model = shards.sharded(shards.mesh_of(2, 2)["shard"])
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        sync = thinwire.attach(model, optimizer, strategy, bucket_bytes=shards.BYTES)
+        begun = shards.shards_of(model)
+        by_schedule = strategy.when.period == PASSES and sync.session.on_gradients
+        for step in range(STEPS):
+            for micro in range(PASSES):
+                model.set_requires_gradient_sync(by_schedule or micro == PASSES - 1)
+                shards.loss_of(model, step * PASSES + micro, rank).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        with sync.common_weights():
+            made[name] = shards.shards_of(model), begun
+        sync.close()
+    return made
+
+
 def _row(rank: int, strategy: Strategy, folder: Path) -> list[Any]:
     """What each framework makes of a strategy: weights, or the error."""
     made: list[Any] = []
@@ -154,3 +176,16 @@ def test_the_column_of_ray_is_what_happens(tmp_path: Path) -> None:
         assert cells[3] == "works"
         assert bool(first[name].isfinite().all())
         assert torch.equal(first[name], second[name]), name
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore:.*looks at whole parameters")
+def test_the_column_of_fsdp2_is_what_happens() -> None:
+    made = run_ranks(4, over_shards, timeout=400)
+    for name, cells in table().items():
+        assert cells[4] == "works"
+        for one, other in ((0, 2), (1, 3)):  # the same shard of both replicas
+            ended, begun = made[one][name]
+            assert bool(ended.isfinite().all())
+            assert torch.equal(ended, made[other][name][0]), name
+            assert not torch.equal(ended, begun), name

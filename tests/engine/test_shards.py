@@ -12,7 +12,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from tests.ranks import run_ranks
-from thinwire.engine.shards import is_sharded, like, local_of, offset_of, rows_of, warn_of_rows
+from thinwire.engine.shards import (
+    cut_over,
+    is_sharded,
+    like,
+    local_of,
+    offset_of,
+    rows_of,
+    warn_of_rows,
+)
 from thinwire.what import feedback, lowrank, uniform
 
 
@@ -38,13 +46,15 @@ def _of_rank(rank: int) -> list[Any]:
         torch.equal(like(rows, local_of(rows)).full_tensor(), whole),  # type: ignore[attr-defined]
         offset_of(distribute_tensor(whole, mesh, [Shard(1)])),
         offset_of(distribute_tensor(whole, mesh, [Replicate()])),
+        [cut_over(distribute_tensor(whole, mesh, [how])) for how in (Shard(1), Replicate())],
     ]
 
 
 def test_a_shard_of_rows_is_a_run_of_elements_of_the_whole() -> None:
     made = run_ranks(3, _of_rank)
     assert [each[1] for each in made] == [12, 12, 4]
-    for matches, _, again, columns, all_of_it in made:
+    for matches, _, again, columns, all_of_it, cut in made:
+        assert cut == [("0",), ()]
         assert matches
         assert again
         assert columns is None

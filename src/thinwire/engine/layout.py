@@ -1,7 +1,7 @@
 """Decide which parameters share a bucket.
 
 The layout is DDP's: from the last parameter to the first, a first bucket of 1 MiB at most that can
-start early, then runs of `bucket_bytes`, each of one dtype. Where fragments talk by turns,
+start early, then runs of `bucket_bytes`, each of one kind (`_kind`). Where fragments talk by turns,
 parameters are dealt to them first, so that they are of about one size.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from torch import nn
 
 from thinwire.core import Role, Schedule
+from thinwire.engine.shards import cut_over
 from thinwire.errors import AttachError
 
 FIRST_BYTES = 1 << 20
@@ -27,7 +27,7 @@ def runs_of(model: nn.Module, bucket_bytes: int, when: Schedule) -> list[list[Na
 
     Raises:
         AttachError: fewer parameters than fragments, or too few to give each of them some of each
-            type.
+            kind.
     """
     named = _trainable(model)
     if len(named) < when.fragments:
@@ -93,24 +93,24 @@ def _dealt(named: Sequence[Named], parts: int, bucket_bytes: int) -> list[list[N
         for hand in hands
     ]
     # 3. Give every fragment the same number of buckets, or one more: only then is bucket b of
-    #    fragment b mod parts. A bucket has one type, so no fragment can have fewer than its types.
-    wanted = max(min(map(len, runs)), *(len({run[0][1].dtype for run in own}) for own in runs))
+    #    fragment b mod parts. A bucket has one kind, so no fragment can have fewer than its kinds.
+    wanted = max(min(map(len, runs)), *(len({_kind(run[0]) for run in own}) for own in runs))
     evened = sorted((_evened(own, wanted) for own in runs), key=len, reverse=True)
     most, fewest = len(evened[0]), len(evened[-1])
     if most - fewest > 1:
         raise AttachError(
             f"a fragment of {parts} has {fewest} parameters, and another parameters of {wanted} "
-            "types: take fewer fragments"
+            "kinds: take fewer fragments"
         )
     return [own[i] for i in range(most) for own in evened if i < len(own)]
 
 
 def _evened(runs: list[list[Named]], wanted: int) -> list[list[Named]]:
     """Merge or split buckets until there are as many as wanted, or as there can be."""
-    runs = sorted(runs, key=lambda run: str(run[0][1].dtype))
-    # Merge the smallest neighbours of one type.
+    runs = sorted(runs, key=lambda run: _kind(run[0]))
+    # Merge the smallest neighbours of one kind.
     while len(runs) > wanted and (
-        pairs := [i for i in range(1, len(runs)) if runs[i - 1][0][1].dtype == runs[i][0][1].dtype]
+        pairs := [i for i in range(1, len(runs)) if _kind(runs[i - 1][0]) == _kind(runs[i][0])]
     ):
         at = min(pairs, key=lambda i: _nbytes(runs[i - 1] + runs[i]))
         runs[at - 1 : at + 1] = [runs[at - 1] + runs[at]]
@@ -132,19 +132,29 @@ def _nbytes(run: Iterable[Named]) -> int:
 def _layout(named: Iterable[Named], first_bytes: int, bucket_bytes: int) -> list[list[Named]]:
     """Lay out buckets as DDP does, from the last parameter, in the order in which gradients come.
 
-    A run closes when it has reached its size, and each dtype has its own open run.
+    A run closes when it has reached its size, and each kind has its own open run.
     """
-    open_runs: dict[torch.dtype, list[Named]] = {}
-    sizes: dict[torch.dtype, int] = {}
-    limits: dict[torch.dtype, int] = {}
+    open_runs: dict[str, list[Named]] = {}
+    sizes: dict[str, int] = {}
+    limits: dict[str, int] = {}
     closed = []
     for item in reversed(list(named)):
-        dtype = item[1].dtype
-        open_runs.setdefault(dtype, []).append(item)
-        sizes[dtype] = sizes.get(dtype, 0) + item[1].numel() * dtype.itemsize
-        if sizes[dtype] >= limits.get(dtype, first_bytes):
-            closed.append(open_runs.pop(dtype))
-            sizes[dtype] = 0
-            # Only the first run of each dtype is small, so that it can fly early.
-            limits[dtype] = bucket_bytes
+        kind = _kind(item)
+        open_runs.setdefault(kind, []).append(item)
+        sizes[kind] = sizes.get(kind, 0) + _nbytes([item])
+        if sizes[kind] >= limits.get(kind, first_bytes):
+            closed.append(open_runs.pop(kind))
+            sizes[kind] = 0
+            # Only the first run of each kind is small, so that it can fly early.
+            limits[kind] = bucket_bytes
     return closed + list(open_runs.values())
+
+
+def _kind(item: Named) -> str:
+    """Return what all parameters of a bucket have in common: the type, and over which dimensions of
+    a mesh they are cut.
+
+    Ranks that hold copies of one parameter, beside parts of another, encode the copies alike only
+    where no part is in their bucket.
+    """
+    return f"{item[1].dtype} {cut_over(item[1])}"

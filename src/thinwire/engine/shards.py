@@ -68,6 +68,21 @@ def offset_of(param: Any) -> int | None:
     return int(begin[0]) * int(torch.Size(param.shape[1:]).numel())
 
 
+def cut_over(param: Any) -> tuple[str, ...]:
+    """Return the dimensions of its mesh over which a parameter is cut; over others ranks hold
+    copies. Of a plain tensor there are copies alone.
+
+    Example:
+        >>> cut_over(torch.ones(2))
+        ()
+    """
+    if not is_sharded(param):
+        return ()
+    names = param.device_mesh.mesh_dim_names or range(param.device_mesh.ndim)
+    placed = zip(names, param.placements, strict=True)
+    return tuple(str(name) for name, each in placed if type(each).__name__ != "Replicate")
+
+
 def rows_of(param: Any) -> str:
     """Describe which part of a parameter this rank has; "" for all of it."""
     if not is_sharded(param):
