@@ -180,6 +180,33 @@ def test_a_killed_worker_is_named_and_restarts_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_shards_are_killed_go_on_and_export_the_whole_model(tmp_path: Path) -> None:
+    flags = ["--workers=4", "--steps=80", "--save-every=20", "--strategy=dense", "--json"]
+    sharded = [*flags, "--parallel=fsdp", "--shards=2", f"--out={tmp_path / 'shards'}"]
+    code, told, progress = ended(start(*flags, f"--out={tmp_path / 'whole'}"))
+    assert code == 0, progress
+    whole = json.loads(told)
+    process = start(*sharded, "--restarts=1")
+    until_saved(tmp_path / "shards", process)
+    os.kill(workers()[3], signal.SIGKILL)
+    code, told, progress = ended(process)
+    assert code == 0, progress
+    # FSDP's own collectives may meet the loss first, and do not know which rank it is.
+    assert "starting this machine's workers again" in progress
+    assert "going on from step" in progress
+    ours = json.loads(told)
+    assert ours["result"]["resumed_at"]
+    assert (ours["shards"], ours["config"]["parallel"]) == (2, "fsdp")
+    assert ours["curve"]["train"] == pytest.approx(whole["curve"]["train"], abs=1e-3)
+    # transformers reads what was written, and it computes as the whole run's
+    from transformers import AutoModelForCausalLM
+
+    models = [AutoModelForCausalLM.from_pretrained(run["places"]["model"]) for run in (ours, whole)]
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert (one - other).abs().max() < 1e-3
+
+
+@pytest.mark.long
 def test_a_stopped_worker_is_named_and_the_run_ends(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start("--workers=2", "--steps=100000", "--save-every=20", f"--out={out}", "--json")

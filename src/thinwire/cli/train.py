@@ -15,6 +15,7 @@ Train a language model from scratch, or continue training one, with little traff
     thinwire train --workers 2 --strategy diloco,period=30   `thinwire recipes` lists strategies
     thinwire train --model t5-nano --data my/texts --tokenizer bpe,vocab=4096
     thinwire train --config run.toml --resume                settings from a file; continue a run
+    thinwire train --workers 4 --parallel fsdp --shards 2    two replicas of two ranks each
     thinwire train --nodes 2 --node-rank 0 --master 10.0.0.1:29500
                                                              machine 0 of 2; then --node-rank 1
 """

@@ -55,11 +55,9 @@ def model_from(spec: str, tokenizer: PreTrainedTokenizerBase, context: int) -> P
         >>> model_from("gpt2-nano", tokenizer, context=128).num_parameters()
         484512
     """
-    # 1. A preset: sizes that suit the tokenizer, checked before a large model is made.
-    if is_preset(spec):
-        eos, pad = _id(tokenizer.eos_token_id), _id(tokenizer.pad_token_id)
-        config = configuration(spec, vocab=len(tokenizer), context=context, eos=eos, pad=pad)
-        _check_fit(spec, config, tokenizer, context)
+    # What does not fit is refused before a large model is made or read.
+    config, location, local = fitting(spec, tokenizer, context)
+    if not location:
         tried(spec, config)
         try:
             with quiet():
@@ -69,14 +67,29 @@ def model_from(spec: str, tokenizer: PreTrainedTokenizerBase, context: int) -> P
         except Exception as error:  # too large for this machine, mostly
             raise ModelError(f"{spec} cannot be built: {reason(error)}") from error
     else:
-        # 2. A saved model: its configuration alone first, so that what does not fit is refused
-        # early.
-        location, local = _locate(spec)
-        config = _config(spec, location, local)
-        _check_fit(spec, config, tokenizer, context)
         model = _weights(spec, location, local, config)
     model.train()
     return model
+
+
+def fitting(
+    spec: str, tokenizer: PreTrainedTokenizerBase, context: int
+) -> tuple[PreTrainedConfig, str, bool]:
+    """Return a model's configuration, which suits tokenizer and context; where its weights are, ""
+    for a preset; and whether they must be on this machine.
+
+    Raises:
+        ModelError: as `model_from`, but of weights.
+    """
+    location, local = "", True
+    if is_preset(spec):
+        eos, pad = _id(tokenizer.eos_token_id), _id(tokenizer.pad_token_id)
+        config = configuration(spec, vocab=len(tokenizer), context=context, eos=eos, pad=pad)
+    else:
+        location, local = _locate(spec)
+        config = _config(spec, location, local)
+    _check_fit(spec, config, tokenizer, context)
+    return config, location, local
 
 
 def meta_model(spec: str) -> PreTrainedModel:

@@ -236,6 +236,7 @@ def _generate(
         if tokenizer.pad_token_id is not None
         else tokenizer.eos_token_id,
         suppress_tokens=unknown or None,
+        synced_gpus=False,  # else FSDP makes it ask every rank there is; those of a replica agree
         **options,
     )
     generated: list[int] = out[0].tolist()

@@ -148,9 +148,9 @@ class Checkpoints:
             self._thread.join()
             self._thread = None
 
-    def read(self, step: int) -> Loaded:
+    def read(self, step: int, needs: Callable[[str], bool] = lambda _: True) -> Loaded:
         """Read the tensors of a step and check their hashes: those of every host of the same run
-        whose folder is there.
+        whose folder is there. What is not needed is checked and dropped.
 
         Raises:
             DamagedError: it is not what was saved, or is of another step.
@@ -178,7 +178,7 @@ class Checkpoints:
                         "copy of the other"
                     )
                 holders[part.rank] = folder
-                tensors |= read_part(folder, part)
+                tensors |= read_part(folder, part, needs)
         return Loaded(tensors, manifest, tuple(notes))
 
     def _save(self, step: int, state: Mapping[str, Tensor]) -> None:

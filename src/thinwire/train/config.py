@@ -139,6 +139,16 @@ class TrainConfig:
     restarts: int = _setting(
         0, whole, "N", "how often lost workers are started again, from the last checkpoint", RANKS
     )
+    parallel: str = _setting(
+        "ddp",
+        one_of("ddp", "fsdp"),
+        "NAME",
+        "ddp: each rank holds the whole model; fsdp: ranks hold it together, a shard each",
+        RANKS,
+    )
+    shards: int = _setting(
+        0, whole, "N", "with fsdp: ranks that hold one model together; 0: those of a machine", RANKS
+    )
     timeout: float = _setting(
         120.0,
         positive,

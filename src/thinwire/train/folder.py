@@ -23,6 +23,7 @@ import tomli_w
 from thinwire import env
 from thinwire.errors import ConfigError
 from thinwire.train.config import TrainConfig
+from thinwire.train.parallel import chosen_settings
 
 CONFIG, RUN, PLOT = "config.toml", "run.json", "plot.svg"
 MODEL, EVENTS, CHECKPOINTS = "model", "tensorboard", "checkpoints"
@@ -171,7 +172,7 @@ class RunFolder:
         of_this_start = ("resume", "overwrite", "out", "force", "node_rank", "master")
         values = {
             name: value
-            for name, value in dataclasses.asdict(config).items()
+            for name, value in chosen_settings(config).items()
             if name not in of_this_start
         }
         self.write(CONFIG, tomli_w.dumps(values))

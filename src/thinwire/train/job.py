@@ -12,42 +12,44 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import struct
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from thinwire.core import Driver
 from thinwire.data.loaders.batches import validation_windows
 from thinwire.data.loaders.order import Reader
 from thinwire.data.loaders.prefetch import Prefetch
 from thinwire.engine import Syncer, attach
 from thinwire.engine.agree import must_agree
+from thinwire.engine.shards import fsdp_modules
 from thinwire.errors import CheckpointError
-from thinwire.models.objective import IGNORED, Batch
+from thinwire.models.objective import Batch
 from thinwire.models.objective import loss as loss_of
+from thinwire.models.outline import blocks_of
 from thinwire.models.sample import sample
 from thinwire.optim.adamw import optimizer_for, rate
 from thinwire.train.clock import landing, rounds
 from thinwire.train.config import check_interval
+from thinwire.train.everyone import AllRanks, Everyone
 from thinwire.train.progress import Account
 from thinwire.train.result import Progress, Result, Setting
 from thinwire.train.resume import Saver
 from thinwire.train.run_state import Resumed, RunState
 from thinwire.train.setup import Prepared
+from thinwire.train.sharding import everyone, shard, whole_norm
 from thinwire.train.shared_settings import settings_of_all_ranks
 from thinwire.train.show import Show
+from thinwire.train.validation import autocast, evaluating, held_out_loss
 from thinwire.train.votes import Votes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-ROWS = 32  # of a validation batch
-VALIDATION = 1 << 40  # a step that no training reaches, for the masks of held-out text
 
 
 def run(
@@ -70,23 +72,50 @@ def run(
         FloatingPointError: training has diverged.
         InterruptedError: ranks agreed to stop; what they had is saved.
     """
+    config, timeout = prepared.config, timedelta(seconds=prepared.config.timeout)
+    if not prepared.shards:
+        return _run(prepared, prepared.model(), None, None, show, saver, stop_requested)
+    with everyone(prepared.shards, timeout, prepared.device) as driver:
+        model = prepared.model()
+        assert prepared.outline is not None, "it has made the model"
+        mesh = shard(model, prepared.outline, prepared.shards, prepared.device, config.seed)
+        return _run(prepared, model, mesh, driver, show, saver, stop_requested)
+
+
+def _run(
+    prepared: Prepared,
+    model: PreTrainedModel,
+    mesh: Any,
+    driver: Driver | None,
+    show: Show,
+    saver: Saver | None,
+    stop_requested: Callable[[], bool],
+) -> Result:
+    """Attach and train; see `run`.
+
+    Args:
+        mesh: of a sharded model; `None`: each rank has the whole one.
+        driver: of all ranks, where the syncer joins shards.
+    """
     config = prepared.config
-    model = prepared.model()
     betas = (config.beta1, config.beta2)
     optimizer = optimizer_for(
         prepared.strategy, model, config.optimizer, config.lr, betas, config.weight_decay
     )
-    timeout = timedelta(seconds=config.timeout)
     with attach(
         model,
         optimizer,
         prepared.strategy,
-        timeout=timeout,
+        timeout=timedelta(seconds=config.timeout),
         seed=config.seed,
         check_every=check_interval(config),
         nonfinite=config.nonfinite,
+        mesh=mesh,
     ) as sync:
-        return Run(prepared, model, optimizer, sync, show, saver).train_to_end(stop_requested)
+        all_ranks = sync if driver is None else AllRanks(sync, driver, prepared.device)
+        return Run(prepared, model, optimizer, sync, all_ranks, show, saver).train_to_end(
+            stop_requested
+        )
 
 
 class Run:
@@ -98,14 +127,15 @@ class Run:
         model: PreTrainedModel,
         optimizer: torch.optim.Optimizer,
         sync: Syncer,
+        everyone: Everyone,
         show: Show,
         saver: Saver | None,
     ) -> None:
         # 1. The parts of a run, and where it ends.
         self.prepared, self.config, self.show, self.saver = prepared, prepared.config, show, saver
-        self.model, self.optimizer, self.sync = model, optimizer, sync
+        self.model, self.optimizer, self.sync, self.everyone = model, optimizer, sync, everyone
         config, strategy = self.config, prepared.strategy
-        self.rank, self.world = sync.driver.rank, sync.driver.world
+        self.rank, self.world = everyone.driver.rank, everyone.driver.world
         self.steps = landing(
             strategy, prepared.steps(self.world), len(sync.buckets), config.accumulate
         )
@@ -119,11 +149,12 @@ class Run:
         self.origin = (0, 0)  # a step, and the rows that all ranks had read before it
         # 2. Refuse ranks that differ in a setting, before the first step costs anything.
         settings = settings_of_all_ranks(prepared, model, self.steps)
-        must_agree(sync.driver, sync.meter, settings, prepared.device)
+        must_agree(everyone.driver, everyone.meter, settings, prepared.device)
         # 3. Continue from a checkpoint, if there is one: it moves the rows that batches begin at.
         if saver is not None:
-            saver.join(sync)
-            if (resumed := saver.load(self.model, optimizer, sync, prepared)) is not None:
+            saver.join(everyone)
+            resumed = saver.load(self.model, optimizer, sync, everyone, prepared)
+            if resumed is not None:
                 self._continue_from(resumed)
             saver.write_config(config)
         # 4. Batches, of which each rank reads its own rows; `origin` counts those read before,
@@ -147,13 +178,14 @@ class Run:
             prepared.device.type,
             prepared.tokens.train_tokens,
             prepared.bytes_per_token,
+            prepared.shards,
         )
 
     def train_to_end(self, stop_requested: Callable[[], bool]) -> Result:
         """Train to the end and return the result; see `run`."""
         self.show.begin(self.setting, len(self.curve))
         self._compile()
-        votes = Votes(self.sync, self.prepared.device)
+        votes = Votes(self.everyone, self.prepared.device)
         with closing(self.batches), Prefetch(self._batch, stop=self.steps) as self.ahead:
             self._train(stop_requested, votes)
         votes.close()
@@ -211,14 +243,14 @@ class Run:
             batch = self.ahead.at(step).to(self.prepared.device)
             self.account.input_s += time.perf_counter() - reading
             torch.manual_seed(self._seed(step))  # of dropout
-            with self._autocast():
+            with autocast(self.prepared):
                 loss = loss_of(self.model, batch)
             # Gradients of several passes add up, and the optimiser needs their mean.
             (loss / len(passes)).backward()
             losses.append(loss.detach())
         # 2. Clip, unless the strategy makes updates (signs, momenta), which this would not bound.
         clip = math.inf if self.prepared.strategy.on.updates else self.config.clip
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        norm = whole_norm(nn.utils.clip_grad_norm_(self.model.parameters(), clip))
         # A strategy on gradients judges the optimiser's step itself, on all ranks.
         if self.prepared.strategy.on.clock == "step" and not norm.isfinite():
             raise FloatingPointError(
@@ -250,23 +282,13 @@ class Run:
             (1 << 63) - 1
         )
 
-    def _autocast(self) -> Any:
-        bf16 = self.prepared.precision == "bf16"
-        return torch.autocast(self.prepared.device.type, torch.bfloat16) if bf16 else nullcontext()
-
     def _compile(self) -> None:
         """Compile each block by itself: in a model compiled as a whole, gradient hooks would fire
         only at the end of the backward pass."""
         if not self.config.compile:
             return
-        for module in self.model.modules():
-            if (
-                isinstance(module, nn.ModuleList)
-                and len({type(block) for block in module}) == 1
-                and len(list(module[0].children())) > 1
-            ):
-                for block in module:
-                    block.compile()
+        for block in blocks_of(self.model):
+            block.compile()
 
     # -- now and then
 
@@ -274,34 +296,9 @@ class Run:
         self.validation = [
             (step, loss) for step, loss in self.validation if step != done
         ]  # of a run that was resumed at its end
-        self.validation.append((done, self.held_out_loss()))
+        loss = held_out_loss(self.prepared, self.sync, self.everyone, self.windows, self.done)
+        self.validation.append((done, loss))
         self.show.validated(*self.validation[-1])
-
-    @torch.no_grad()
-    def held_out_loss(self) -> float:
-        """Return the mean loss on the held-out windows, in nats per target, of the weights that
-        ranks have in common."""
-        # 1. The windows in turn, some to each rank; a mask depends on the window's index, not on
-        # the rank.
-        total, targets = 0.0, 0
-        with self.sync.common_weights() as model, evaluating(model):
-            for index, rows in enumerate(self.windows.split(ROWS)):
-                generator = torch.Generator().manual_seed(VALIDATION + index)
-                if index % self.world != self.rank:  # each rank takes its part
-                    continue
-                batch = self.prepared.objective.batch(rows, generator).to(self.prepared.device)
-                count = int((batch.targets != IGNORED).sum())
-                with self._autocast():
-                    total += float(loss_of(model, batch)) * count
-                targets += count
-        # 2. Sums and counts of all ranks: a mean of means would weigh ranks alike.
-        received = [
-            struct.unpack("<dq", each)
-            for each in self.sync.all_gather(
-                struct.pack("<dq", total, targets), f"step {self.done}: validation"
-            )
-        ]
-        return float(sum(one for one, _ in received) / sum(count for _, count in received))
 
     def _save(self, done: int) -> None:
         if self.saver is not None:
@@ -313,6 +310,7 @@ class Run:
             self.model,
             self.optimizer,
             self.sync,
+            self.everyone,
             self.account,
             self.curve,
             self.validation,
@@ -350,10 +348,13 @@ class Run:
         with self.sync.common_weights() as model, evaluating(model):
             report = self.account.report()
             sent = json.dumps([report.sent_bytes, dict(report.around)]).encode()
-            bytes_of = [json.loads(each) for each in self.sync.all_gather(sent, "the end")]
-            # No rank waits for another any more: a sample or a slow disk may take its time.
+            bytes_of = [json.loads(each) for each in self.everyone.all_gather(sent, "the end")]
+            # No replica waits for another any more: a sample or a slow disk may take its time.
+            # The ranks of one write the same sample, as each computes with the shards of all.
             text, written = "", {}
-            if self.rank == 0 and self.config.sample:
+            if self.rank < max(self.prepared.shards, 1) and self.config.sample:
+                for module in fsdp_modules(self.model)[:1]:
+                    module.unshard()  # an encoder is called by itself, without the root's hooks
                 text = sample(
                     self.model,
                     self.prepared.tokenizer,
@@ -378,14 +379,3 @@ class Run:
             written,
             tuple(around for _, around in bytes_of),
         )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Switch the model to evaluation (no dropout) inside the block."""
-    training = model.training
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.train(training)

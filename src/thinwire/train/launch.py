@@ -15,6 +15,7 @@ from thinwire.launch.elastic import Workers, run_workers
 from thinwire.text.output import CommandOutput
 from thinwire.train.config import TrainConfig, flags_of
 from thinwire.train.memory import must_fit
+from thinwire.train.parallel import advice, shards_of
 
 PORT = 29500  # torchrun's
 
@@ -34,6 +35,9 @@ def launch(config: TrainConfig, output: CommandOutput) -> int:
     from thinwire.train.strategy_argument import strategy_from
 
     strategy_from(config.strategy)
+    world = config.nodes * config.workers
+    if note := advice(shards_of(config, world, config.workers), world):
+        output.note(note)
     config = default_out(config)
     cores = os.cpu_count() or 1
     if config.workers > cores:

@@ -50,7 +50,8 @@ class Usage:
 
 
 def must_fit(config: TrainConfig, threads: int) -> None:
-    """Refuse `--workers` if this machine's memory is too small for them.
+    """Refuse `--workers` if this machine's memory is too small for them. Shards are not measured,
+    as no rank can take a step alone.
 
     Raises:
         ConfigError: they do not fit, or a rank cannot be measured; the message has the numbers and
@@ -59,6 +60,8 @@ def must_fit(config: TrainConfig, threads: int) -> None:
     # A rough bound passes ordinary runs; only a doubtful one pays for a measurement.
     free, bound = free_bytes()
     rough = ROUGH + COPIES * _saved_bytes(config.model)
+    if config.parallel == "fsdp":
+        return
     if config.force or config.workers == 1 or 2 * config.workers * rough <= free:
         return
     usage = measured(config, threads)

@@ -7,17 +7,17 @@ that all go back to the same older one where it is damaged anywhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from thinwire.engine import Syncer
 from thinwire.engine.packed_json import unpack_json
 from thinwire.errors import CheckpointError
 from thinwire.text.output import CommandOutput
 from thinwire.train.checkpoints import Checkpoints, Loaded
+from thinwire.train.everyone import Everyone
 from thinwire.train.parts import DamagedError
 
 JOB = "job"
@@ -33,19 +33,30 @@ class Newest:
     damaged: Collection[int]
 
 
-def newest_whole(checkpoints: Checkpoints, sync: Syncer, output: CommandOutput) -> Newest | None:
+def newest_whole(
+    checkpoints: Checkpoints,
+    everyone: Everyone,
+    output: CommandOutput,
+    needs: Callable[[str], bool] = lambda _: True,
+) -> Newest | None:
     """Read the newest checkpoint that every host has complete; `None` if no host has any. All ranks
     call it alike.
+
+    Args:
+        checkpoints: this host's.
+        everyone: all ranks.
+        output: prints what is passed over.
+        needs: whether this rank keeps a tensor, by its name; all are checked.
 
     Raises:
         CheckpointError: none is undamaged on every host, or another version wrote it.
     """
     damaged: dict[int, str] = {}
-    steps = _common_steps(checkpoints, sync)
+    steps = _common_steps(checkpoints, everyone)
     for step in reversed(steps):
         # 1. Read here, and exchange what came of it: no rank may decide alone.
-        loaded, report = _read(checkpoints, step)
-        sent = sync.all_gather(
+        loaded, report = _read(checkpoints, step, needs)
+        sent = everyone.all_gather(
             json.dumps(report).encode(), f"resume: whether step {step} is undamaged"
         )
         reports = [json.loads(each) for each in sent]
@@ -96,10 +107,12 @@ def disagreement(reports: Sequence[dict[str, Any]]) -> str:
     return ""
 
 
-def _read(checkpoints: Checkpoints, step: int) -> tuple[Loaded | None, dict[str, Any]]:
+def _read(
+    checkpoints: Checkpoints, step: int, needs: Callable[[str], bool]
+) -> tuple[Loaded | None, dict[str, Any]]:
     """Read a step on this host; return it, and a report for the other ranks."""
     try:
-        loaded = checkpoints.read(step)
+        loaded = checkpoints.read(step, needs)
         _must_be_of(loaded.tensors, step, str(checkpoints.path(step)))
     except DamagedError as error:
         return None, {"damaged": str(error)}
@@ -139,7 +152,7 @@ def _note(checkpoints: Checkpoints, output: CommandOutput, text: str) -> None:
         output.note(text, checkpoints.member.rank)
 
 
-def _common_steps(checkpoints: Checkpoints, sync: Syncer) -> list[int]:
+def _common_steps(checkpoints: Checkpoints, everyone: Everyone) -> list[int]:
     """List the steps of which every host has a checkpoint; none if no host has any.
 
     Raises:
@@ -148,7 +161,7 @@ def _common_steps(checkpoints: Checkpoints, sync: Syncer) -> list[int]:
     # A step counts only if every rank sees it on its host.
     own = json.dumps(checkpoints.steps()).encode()
     by_rank: list[set[int]] = [
-        set(json.loads(each)) for each in sync.all_gather(own, "resume: which checkpoints")
+        set(json.loads(each)) for each in everyone.all_gather(own, "resume: which checkpoints")
     ]
     steps = set.intersection(*by_rank)
     if steps:

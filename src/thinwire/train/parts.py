@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,8 +171,15 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_part(folder: Path, part: Part) -> dict[str, Tensor]:
+def read_part(
+    folder: Path, part: Part, needs: Callable[[str], bool] = lambda _: True
+) -> dict[str, Tensor]:
     """Read the file of a rank, and compare it with its hashes.
+
+    Args:
+        folder: the checkpoint.
+        part: the rank's file.
+        needs: whether a tensor is kept, by its name; one that is not is compared and dropped.
 
     Raises:
         DamagedError: the file is missing, or is not what was written.
@@ -188,19 +195,24 @@ def read_part(folder: Path, part: Part) -> dict[str, Tensor]:
                 )
             if _header(file) != part.header:
                 raise DamagedError(f"{path} is damaged: its header is not what was saved")
-        # 2. The tensors; without a clone each would be a view of the file.
+        # 2. The tensors, and the hash of each over the bytes that are used: without a clone each
+        # would be a view of the file.
+        out = {}
         with safe_open(path, framework="pt") as tensors:
             if set(tensors.keys()) != set(part.tensors):
                 raise DamagedError(f"{path} holds other tensors than {MANIFEST} names")
-            out = {name: tensors.get_tensor(name).clone() for name in part.tensors}
+            for name, digest in part.tensors.items():
+                value = tensors.get_tensor(name).clone()
+                if _hash(value) != digest:
+                    raise DamagedError(
+                        f"{path} is damaged: {name!r} has other values than were saved"
+                    )
+                if needs(name):
+                    out[name] = value
     except OSError as error:
         raise DamagedError(f"{path}: {error.strerror or first_line(error)}") from error
     except SafetensorError as error:
         raise DamagedError(f"{path} is damaged: {first_line(error)}") from error
-    # 3. The hash of each, over the bytes that are used.
-    for name, tensor in out.items():
-        if _hash(tensor) != part.tensors[name]:
-            raise DamagedError(f"{path} is damaged: {name!r} has other values than were saved")
     return out
 
 

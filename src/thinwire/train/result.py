@@ -11,6 +11,7 @@ from thinwire.engine import Report
 from thinwire.engine.observe.meter import ONCE
 from thinwire.strategy import Strategy
 from thinwire.train.config import TrainConfig
+from thinwire.train.parallel import chosen_settings
 from thinwire.version import __version__
 
 
@@ -76,6 +77,22 @@ class Setting:
     device: str
     train_tokens: int
     bytes_per_token: float
+    shards: int = 0
+    """How many ranks hold a replica together; 0: each holds its own."""
+
+    @property
+    def ranks(self) -> str:
+        """Say how many ranks there are, and how they share out replicas."""
+        count = "1 rank" if self.world == 1 else f"{self.world} ranks"
+        if not self.shards:
+            return count
+        replicas = self.world // self.shards
+        return f"{count} ({replicas} {'replica' if replicas == 1 else 'replicas'} of {self.shards})"
+
+    @property
+    def holders(self) -> str:
+        """Say who must hold the same weights."""
+        return f"{self.world // self.shards} replicas" if self.shards else f"{self.world} ranks"
 
 
 @dataclass(frozen=True)
@@ -155,11 +172,12 @@ class Result:
         setting, end, report = self.setting, self.end, self.end.report
         return {
             "thinwire": __version__,
-            "config": asdict(setting.config),
+            "config": chosen_settings(setting.config),
             "strategy": setting.strategy.to_toml(),
             "objective": setting.objective,
             "parameters": setting.parameters,
             "world": setting.world,
+            **({"shards": setting.shards} if setting.shards else {}),
             "precision": setting.precision,
             "device": setting.device,
             "train_tokens": setting.train_tokens,

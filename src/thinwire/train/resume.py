@@ -17,12 +17,16 @@ from torch import nn
 
 from thinwire import env
 from thinwire.engine import Syncer
+from thinwire.engine.shards import fsdp_modules
 from thinwire.errors import CheckpointError
 from thinwire.models.hugging_face import save_pretrained
 from thinwire.text.output import CommandOutput
 from thinwire.text.words import error_text
 from thinwire.train.checkpoints import Checkpoints, Member
 from thinwire.train.config import TrainConfig
+from thinwire.train.elements import needed_by
+from thinwire.train.everyone import Everyone
+from thinwire.train.export import save_gathered
 from thinwire.train.folder import CHECKPOINTS, EVENTS, MODEL, RunFolder
 from thinwire.train.host_ranks import host_groups
 from thinwire.train.newest import newest_whole
@@ -50,19 +54,19 @@ class Saver:
         self._alone = True
         self._saved = -1  # the step of the last checkpoint that was begun
 
-    def join(self, sync: Syncer) -> None:
+    def join(self, everyone: Everyone) -> None:
         """Find out which ranks share this host; all ranks call it alike."""
         # 1. Every rank's host name and node number: containers may share a name, so both count.
         mine = json.dumps(
             [socket.gethostname(), env.text("GROUP_RANK", "0"), uuid.uuid4().hex]
         ).encode()
-        by_rank = [json.loads(each) for each in sync.all_gather(mine, "attach: which host")]
+        by_rank = [json.loads(each) for each in everyone.all_gather(mine, "attach: which host")]
         host_of = [(name, number) for name, number, _ in by_rank]
         # 2. Hosts in order of first appearance; the first rank of a host leads it.
         order = list(dict.fromkeys(host_of))
         hosts = [order.index(each) for each in host_of]
-        rank = sync.driver.rank
-        group = host_groups(hosts, timedelta(minutes=10)) if sync.driver.world > 1 else None
+        rank = everyone.driver.rank
+        group = host_groups(hosts, timedelta(minutes=10)) if everyone.driver.world > 1 else None
         leader = hosts.index(hosts[rank]) == rank
         self._alone = len(order) == 1
         name = _name(order, hosts[rank])
@@ -70,7 +74,7 @@ class Saver:
         if self._alone:
             name = _only(self.folder.path / CHECKPOINTS, name)
         run = by_rank[0][2]  # rank 0's, on all
-        member = Member(name, leader, group, rank, sync.driver.world, run)
+        member = Member(name, leader, group, rank, everyone.driver.world, run)
         folder = self.folder.path / CHECKPOINTS
         self._checkpoints = Checkpoints(
             folder, member, self._keep, lambda text: self._output.note(text, rank)
@@ -100,7 +104,7 @@ class Saver:
             newest = struct.pack("<q", max(self.checkpoints.steps(), default=-1))
             label = f"step {done}: which checkpoints are whole"
             common = min(
-                struct.unpack("<q", each)[0] for each in run.sync.all_gather(newest, label)
+                struct.unpack("<q", each)[0] for each in run.everyone.all_gather(newest, label)
             )
         self.checkpoints.save(done, state_of(done, run), common)
 
@@ -110,10 +114,13 @@ class Saver:
         target = self.folder.path / MODEL
         partial = target.with_name(f".{MODEL}.partial")
         # Only the process that holds the folder's lock writes; all return the same paths.
+        sharded = bool(fsdp_modules(model))
+        if sharded and not self.folder.held:
+            save_gathered(model, tokenizer, None)
         if self.folder.held:
             shutil.rmtree(partial, ignore_errors=True)
             try:
-                save_pretrained(model, tokenizer, partial)
+                (save_gathered if sharded else save_pretrained)(model, tokenizer, partial)
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
             except Exception as error:  # safetensors has a kind of its own for a full disk
@@ -139,19 +146,24 @@ class Saver:
         )
 
     def load(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, sync: Syncer, prepared: Prepared
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        sync: Syncer,
+        everyone: Everyone,
+        prepared: Prepared,
     ) -> Resumed | None:
         """Load the newest checkpoint that every host has; `None` if there is none.
 
         Raises:
             CheckpointError: it is damaged, or of another model, strategy, text or version.
         """
-        requests = sync.all_gather(bytes([self._resume]), "resume: whether to")
+        requests = everyone.all_gather(bytes([self._resume]), "resume: whether to")
         # Only a machine whose launcher has restarted it knows; the others learn of it here.
         if not any(request[0] for request in requests):
             return None
         # 1. The newest checkpoint that all hosts have whole.
-        newest = newest_whole(self.checkpoints, sync, self._output)
+        newest = newest_whole(self.checkpoints, everyone, self._output, needed_by(model))
         if newest is None:
             self._output.note(
                 f"no checkpoint in {self.folder.path} yet: starting from the first step"
@@ -161,12 +173,16 @@ class Saver:
         # 2. Load it. A rank that cannot must not leave the others in a collective: all learn of it.
         failure, resumed = "", None
         try:
-            resumed = restore(newest, f"the checkpoint {where}", model, optimizer, sync, prepared)
+            resumed = restore(
+                newest, f"the checkpoint {where}", model, optimizer, sync, everyone, prepared
+            )
         except CheckpointError as error:
             failure = str(error)
         failures = [
             each.decode()
-            for each in sync.all_gather(failure.encode(), "resume: whether all have taken it up")
+            for each in everyone.all_gather(
+                failure.encode(), "resume: whether all have taken it up"
+            )
         ]
         if any(failures):
             raise CheckpointError("; ".join(dict.fromkeys(filter(None, failures))))

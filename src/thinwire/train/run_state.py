@@ -8,6 +8,7 @@
     job                        step, rows read, fingerprints of model, strategy and text (JSON)
     rank0.curve, rankN.account the training curve, and what each rank has cost so far
 
+Of a sharded model, `model[LOW:HIGH].NAME` and its like: see `elements`.
 The world may be another one than at the save.
 """
 
@@ -24,10 +25,13 @@ from torch import Tensor, nn
 from thinwire.engine import Syncer
 from thinwire.engine.packed_json import pack_json, unpack_json
 from thinwire.engine.saved import META
+from thinwire.engine.shards import fsdp_modules, like, local_of, reshard
 from thinwire.errors import AttachError, CheckpointError
 from thinwire.strategy.fingerprint import fingerprint, must_be_known
 from thinwire.strategy.identity import read_identity
 from thinwire.text.words import error_text
+from thinwire.train.elements import filled, runs_of, saved
+from thinwire.train.everyone import Everyone
 from thinwire.train.newest import JOB, Newest
 from thinwire.train.parts import FORMAT
 from thinwire.train.progress import Account
@@ -52,6 +56,7 @@ class RunState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     sync: Syncer
+    everyone: Everyone
     account: Account
     curve: list[float]
     validation: list[tuple[int, float]]
@@ -84,16 +89,17 @@ def state_of(done: int, run: RunState) -> dict[str, Tensor]:
     differ."""
     # 1. The syncer's own state, and the weights that ranks have in common.
     sync = run.sync
-    rank, world = sync.driver.rank, sync.driver.world
+    rank, world = run.everyone.driver.rank, run.everyone.driver.world
     batch = run.prepared.config.batch
     out = {f"sync.{name}": tensor.detach().cpu() for name, tensor in sync.state_dict().items()}
     with sync.common_weights() as model:
-        out |= {f"model.{name}": _copy(tensor) for name, tensor in model.state_dict().items()}
+        reshard(fsdp_modules(model))
+        out |= dict(saved("model", name, tensor) for name, tensor in model.state_dict().items())
     # 2. On gradients all ranks hold the same optimiser state; on local steps the syncer has it.
     if sync.strategy.on.clock == "backward":
         for name, param in run.model.named_parameters():
             for key, value in run.optimizer.state.get(param, {}).items():
-                out[f"optimizer.{key}.{name}"] = _copy(torch.as_tensor(value))
+                out |= [saved("optimizer", f"{key}.{name}", torch.as_tensor(value))]
     # 3. What identifies the run, and where it stands. Rows add up over all stretches of the run,
     # each with its own world size and batch.
     step, rows = run.origin
@@ -120,6 +126,7 @@ def restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     sync: Syncer,
+    everyone: Everyone,
     prepared: Prepared,
 ) -> Resumed:
     """Load a state into the model, the optimiser and the syncer.
@@ -127,17 +134,16 @@ def restore(
     Raises:
         CheckpointError: it is of something else, or lacks what this rank needs.
     """
-    state, rank = newest.tensors, sync.driver.rank
+    state, rank = newest.tensors, everyone.driver.rank
     try:
         # 1. Refuse a state of something else.
         job = unpack_json(state[JOB])
         _must_fit(job, unpack_json(state[_SYNC]), model, prepared, where)
         # 2. In another world size, this rank continues the account of rank modulo the old size.
-        saved = rank % job["world"]
-        if f"rank{saved}.account" not in state:
+        of = rank % job["world"]
+        if f"rank{of}.account" not in state:
             raise CheckpointError(
-                f"{where} lacks the account of rank {saved}: not every host's checkpoint is in "
-                "reach"
+                f"{where} lacks the account of rank {of}: not every host's checkpoint is in reach"
             )
         resumed = Resumed(
             newest.step,
@@ -150,7 +156,7 @@ def restore(
             tuple(job["origin"]),
             job["world"],
             job["batch"],
-            unpack_json(state[f"rank{saved}.account"]),
+            unpack_json(state[f"rank{of}.account"]),
         )
         # 3. Load all of it.
         _load(model, optimizer, sync, state)
@@ -170,10 +176,6 @@ def restore(
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error_text(error)
         raise CheckpointError(f"{where} cannot be loaded: {reason}") from error
     return resumed
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().clone()
 
 
 def _prints(model: nn.Module, prepared: Prepared) -> dict[str, Any]:
@@ -199,8 +201,8 @@ def _must_fit(
 ) -> None:
     own = _prints(model, prepared)
     if job.get("format") not in READS:
-        saved = f"format {job.get('format')!r} of thinwire {job.get('thinwire')}"
-        raise CheckpointError(f"{where} has {saved}; this version reads 1 and {FORMAT}")
+        other = f"format {job.get('format')!r} of thinwire {job.get('thinwire')}"
+        raise CheckpointError(f"{where} has {other}; this version reads 1 and {FORMAT}")
     # earlier versions did not save the optimiser, and called the fraction of masked tokens share
     job = {"optimizer": "auto", **job}
     job["objective"] = str(job["objective"]).replace("share=", "fraction=")
@@ -242,21 +244,29 @@ def _load(
 ) -> None:
     # Weights that ranks have in common, then the optimiser by parameter name. The syncer comes
     # last: on local steps it puts each rank's own weights in their place.
-    weights = {
-        name.removeprefix("model."): tensor
-        for name, tensor in state.items()
-        if name.startswith("model.")
-    }
-    model.load_state_dict(weights)
-    params = dict(model.named_parameters())
+    reshard(fsdp_modules(model))
+    own, weights = model.state_dict(), runs_of("model", state)
+    if fsdp_modules(model):
+        with torch.no_grad():
+            for name, value in own.items():
+                local_of(value).copy_(filled(weights.get(name, []), value, name))
+    else:  # whole ones, whose names it compares, too
+        model.load_state_dict(
+            {
+                name: filled(runs, own[name], name) if name in own else runs[0][2]
+                for name, runs in weights.items()
+            }
+        )
+    params: dict[str, Any] = dict(model.named_parameters())
     # Scalars such as Adam's step counter stay on the CPU, as torch keeps them.
-    for name, tensor in state.items():
-        if name.startswith("optimizer."):
-            _, key, param = name.split(".", 2)
-            own = params[param]
-            optimizer.state[own][key] = (
-                tensor.clone() if tensor.dim() == 0 else tensor.to(own.device, copy=True)
-            )
+    for key_and_name, runs in runs_of("optimizer", state).items():
+        key, name = key_and_name.split(".", 1)
+        param, value = params[name], runs[0][2]
+        optimizer.state[param][key] = (
+            value.clone()
+            if value.dim() == 0
+            else like(param, filled(runs, param, key_and_name).to(param.device, copy=True))
+        )
     sync.load_state_dict(
         {
             name.removeprefix("sync."): tensor

@@ -21,11 +21,13 @@ from thinwire.errors import ConfigError
 from thinwire.models.build import is_preset, kind_of, model_from
 from thinwire.models.objective import Objective
 from thinwire.models.objectives import objective_from
+from thinwire.models.outline import Outline, outline_of
 from thinwire.optim.adamw import must_suit
 from thinwire.planner.machine.processor import computes_bf16
 from thinwire.strategy import Strategy
 from thinwire.train.clock import accumulating
 from thinwire.train.config import TrainConfig
+from thinwire.train.parallel import shards_of
 from thinwire.train.strategy_argument import strategy_from
 
 if TYPE_CHECKING:
@@ -44,7 +46,11 @@ class Prepared:
     device: torch.device
     precision: str
     model: Callable[[], PreTrainedModel]
-    """Makes the model, on the device; the seed decides its weights."""
+    """Makes the model, on the device; the seed decides its weights. To be sharded, it is empty."""
+    shards: int = 0
+    """How many ranks hold a replica together; 0: each holds its own."""
+    outline: Outline | None = None
+    """Of a model to be sharded."""
 
     @property
     def bytes_per_token(self) -> float:
@@ -66,6 +72,7 @@ def prepare_run(config: TrainConfig) -> Prepared:
         ThinwireError: whatever cannot be: strategy, model, text, tokenizer, objective, device.
     """
     # 1. Strategy, device and precision.
+    shards = shards_of(config, env.world_size(), env.local_world_size())
     strategy = accumulating(strategy_from(config.strategy), config.accumulate)
     must_suit(strategy, config.optimizer)
     if strategy.when.skips_steps:
@@ -114,7 +121,19 @@ def prepare_run(config: TrainConfig) -> Prepared:
         made.to(device)  # type: ignore[arg-type]  # wrapped by transformers, whose wrapper loses the types
         return made
 
-    return Prepared(config, strategy, objective, tokenizer, tokens, device, precision, model)
+    outline = outline_of(config.model, tokenizer, config.context) if shards else None
+    return Prepared(
+        config,
+        strategy,
+        objective,
+        tokenizer,
+        tokens,
+        device,
+        precision,
+        functools.cache(outline.empty) if outline is not None else model,
+        shards,
+        outline,
+    )
 
 
 def _device(config: TrainConfig) -> torch.device:

@@ -50,14 +50,13 @@ class Lines(Show):
 
     def begin(self, setting: Setting, done: int) -> None:
         config = setting.config
-        ranks = "1 rank" if setting.world == 1 else f"{setting.world} ranks"
         rows = setting.world * config.batch
         size = (
             f"{config.model}, {setting.parameters:,} parameters, {setting.steps:,} steps of "
             f"{rows} × {config.context} tokens"
         )
         self.console.print(
-            f"[bold]thinwire {__version__}[/]: {ranks}, {escape(size)}, "
+            f"[bold]thinwire {__version__}[/]: {setting.ranks}, {escape(size)}, "
             f"{setting.objective}, {setting.precision}"
         )
         self.console.print(escape(f"{setting.strategy!r}"), style="dim")
@@ -374,7 +373,7 @@ def _table(result: Result) -> Table:
         "", _times(result.ratio_all), "with the start, too, which weighs less the longer a run is"
     )
     if setting.strategy.compares:
-        table.add_row("sync.check()", "passed", f"all {setting.world} ranks hold the same weights")
+        table.add_row("sync.check()", "passed", f"all {setting.holders} hold the same weights")
         if end.report.checks:
             table.add_row("", "", end.report.checks)
     else:

@@ -12,8 +12,8 @@ import struct
 
 import torch
 
-from thinwire.engine import Syncer
 from thinwire.engine.agree import Gathering
+from thinwire.train.everyone import Everyone
 
 SECONDS = 1.0
 MOST = 1000
@@ -23,8 +23,8 @@ _VOTE = struct.Struct("<?I")
 class Votes:
     """The votes of one rank. Every rank calls `after` once for each optimiser step."""
 
-    def __init__(self, sync: Syncer, device: torch.device) -> None:
-        self._sync, self._device = sync, device
+    def __init__(self, everyone: Everyone, device: torch.device) -> None:
+        self._everyone, self._device = everyone, device
         self._next_vote = 1
         self._count = 0
         self._seconds = 0.0
@@ -37,7 +37,7 @@ class Votes:
             stop: whether this rank has had a signal to stop.
             seconds: how long the step took here.
         """
-        if self._sync.driver.world == 1:
+        if self._everyone.driver.world == 1:
             return stop
         # 1. Between votes, only count steps.
         self._count += 1
@@ -57,10 +57,10 @@ class Votes:
         if not stopping:
             vote = _VOTE.pack(stop, steps)
             self._pending = Gathering(
-                self._sync.driver,
-                self._sync.meter,
+                self._everyone.driver,
+                self._everyone.meter,
                 vote,
-                f"step {self._sync.step}: a vote on stopping",
+                f"step {self._everyone.step}: a vote on stopping",
                 self._device,
             )
         return stopping
