@@ -249,6 +249,8 @@ class TorchDriver:
         diagnosis, standings = self.watch.diagnose()
         last = "; ".join(f"rank {rank}: {standing.label}" for rank, standing in standings.items())
         cause = f"{type(error).__name__}: {transport_cause(error)}"
+        if self.global_ranks:
+            last += f". Rank r is the r-th of {list(self.global_ranks)}, counted from 0"
         carried = f"{label} could not be carried ({cause}). Last reports: {last}"
         # By what the diagnosis has found: ranks, a link, this rank itself, or nothing.
         if diagnosis.kind in ("raised", "lost"):

@@ -48,6 +48,12 @@ class Gathering:
         return [each.cpu().numpy().tobytes() for each in gathered]
 
 
+def counted(driver: Driver) -> str:
+    """Return how a message counts ranks, where they are a part of all; else ""."""
+    ranks = driver.global_ranks
+    return f" (rank r is the r-th of {list(ranks)}, counted from 0)" if ranks else ""
+
+
 def context_of(driver: Driver) -> RankContext:
     """Return the context of a collective over all ranks of a driver, which draws nothing."""
     return RankContext(driver.rank, tuple(range(driver.world)), 0, 0)
@@ -204,7 +210,8 @@ def must_agree(
         if any(compared_by(value) != compared_by(values[0]) for value in values):
             codes = [shown(value) for value in values]
             raise DisagreementError(
-                f"ranks cannot train together: {_difference(name, codes)}. Give every rank the same"
+                f"ranks cannot train together: {_difference(name, codes)}{counted(driver)}. Give "
+                "every rank the same"
             )
     raise DisagreementError(
         "ranks cannot train together: they run different versions of thinwire. Give every rank "
@@ -271,7 +278,7 @@ def compare(
         if differing:
             raise DisagreementError(
                 f"{name!r} differs: ranks {differing} do not hold rank 0's bits (the first of "
-                f"{len(named)} that differs)"
+                f"{len(named)} that differs){counted(driver)}"
             )
 
 

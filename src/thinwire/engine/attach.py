@@ -210,7 +210,11 @@ def set_up(
             [text.decode() for text in problems_by_rank], "cannot attach"
         )
         layout.replica.refuse_problems(listed, meter, "attach")
-        agree.must_agree(driver, meter, facts(model, strategy, options), device)
+        with layout.replica.agreeing(meter, "attach"):
+            agree.must_agree(driver, meter, facts(model, strategy, options), device)
+        for others in layout.replica.drivers:
+            same = facts(model, strategy, options, shards=False)
+            agree.must_agree(others, meter, same, device)
         layout.replica.meet(driver, meter)
         # 3. tune: measure the link where something is chosen by it, and bind routes to the world
         planned = options.plan(model, strategy)

@@ -294,7 +294,8 @@ class Watch:
     def _unheld_text(self, names: list[str]) -> str:
         params = {plain_name(name): param for name, param in self.session.model.named_parameters()}
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        if any(is_sharded(params.get(name)) for name in names):
+        before = any(map(is_sharded, self.trained.values()))
+        if not before and any(is_sharded(params.get(name)) for name in names):
             return (
                 f"{names[0]!r}{more}: the model was sharded after attach, so nothing would be "
                 f"synchronised. {wrappers.SHARDS}"

@@ -129,8 +129,14 @@ def persistent_buffers(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [(name, buffer) for name, buffer in model.named_buffers() if name in names]
 
 
-def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, Any]:
-    """Return what every rank must hold alike, in the order in which a difference is reported."""
+def facts(
+    model: nn.Module, strategy: Strategy, options: Options, shards: bool = True
+) -> dict[str, Any]:
+    """Return what every rank must hold alike, in the order in which a difference is reported.
+
+    Args:
+        shards: with which shards they hold, which the ranks of one replica do not hold alike.
+    """
     return {
         "thinwire version": __version__,
         "strategy": identified(strategy),
@@ -145,7 +151,13 @@ def facts(model: nn.Module, strategy: Strategy, options: Options) -> dict[str, A
         "source": options.source,
         "scaler given": options.scaler is not None,
         "model parameters": [
-            [plain_name(name), list(p.shape), str(p.dtype), p.requires_grad, rows_of(p)]
+            [
+                plain_name(name),
+                list(p.shape),
+                str(p.dtype),
+                p.requires_grad,
+                rows_of(p) if shards else "",
+            ]
             for name, p in model.named_parameters()
         ],
         "model buffers": [

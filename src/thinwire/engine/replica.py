@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from thinwire.core import Driver, Ranks
 from thinwire.engine import agree
 from thinwire.engine.observe.meter import Meter
-from thinwire.errors import AttachError
+from thinwire.errors import AttachError, DisagreementError, ThinwireError
 
 
 class Replica:
@@ -61,18 +62,48 @@ class Replica:
             value = sum(float(struct.unpack("<d", each)[0]) for each in values)
         return value
 
-    def refuse_problems(self, problem: str, meter: Meter, call: str) -> None:
-        """Raise on every rank of the replica what one of them has found.
+    def refuse_problems(
+        self, problem: str, meter: Meter, call: str, kind: type[ThinwireError] = AttachError
+    ) -> None:
+        """Raise on every rank of the replica what one of them has found; "" is no problem.
 
-        Raises:
-            AttachError: some rank has a problem; "" is none.
+        Args:
+            kind: of the error that is raised.
         """
         for driver in self.drivers:
             label = f"{call}: asking the replica's ranks for problems"
             texts = agree.all_gather(driver, meter, problem.encode(), label, self._device)
             problem = next((text.decode() for text in texts if text), "")
         if problem:
-            raise AttachError(problem)
+            raise kind(problem)
+
+    def most(self, value: int, meter: Meter, label: str) -> int:
+        """Return the largest value of the ranks of the replica, which call it alike."""
+        for driver in self.drivers:
+            packed = struct.pack("<q", value)
+            values = agree.all_gather(driver, meter, packed, label, self._device)
+            value = max(int(struct.unpack("<q", each)[0]) for each in values)
+        return value
+
+    @contextmanager
+    def agreeing(self, meter: Meter, call: str) -> Iterator[None]:
+        """Let all ranks of the replica raise what one of them raises in the block, where it
+        compares its shards with those of other replicas.
+
+        Raises:
+            DisagreementError: ranks differ.
+            AttachError: a rank has a problem.
+        """
+        if not self.drivers:
+            yield
+            return
+        texts = dict.fromkeys((DisagreementError, AttachError), "")
+        try:
+            yield
+        except (DisagreementError, AttachError) as error:
+            texts[type(error)] = str(error)
+        for kind, text in texts.items():
+            self.refuse_problems(text, meter, call, kind)
 
     def meet(self, across: Driver, meter: Meter) -> None:
         """Learn the ranks of all replicas; all of them call it alike.

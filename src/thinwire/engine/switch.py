@@ -214,7 +214,8 @@ def _agree(sync: Switchable, strategy: Strategy) -> None:
     session.replica.refuse_problems(listed, meter, "switch")
     # 3. the same step and strategy
     same = {"step": sync.clock.step, **facts(model, strategy, session.options)}
-    agree.must_agree(driver, meter, same, session.device, call="switch")
+    with session.replica.agreeing(meter, "switch"):
+        agree.must_agree(driver, meter, same, session.device, call="switch")
 
 
 _CALL = b"switch\n"
@@ -244,7 +245,8 @@ def _share_optimizer(session: Session) -> list[str]:
 def _refuse_unequal(session: Session, strategy: Strategy) -> None:
     """Raise where ranks hold other weights and the new strategy begins from equal ones."""
     try:
-        agree.compare(session.driver, session.meter, session.trained(), session.device)
+        with session.replica.agreeing(session.meter, "switch"):
+            agree.compare(session.driver, session.meter, session.trained(), session.device)
     except DisagreementError as error:
         raise DisagreementError(
             f"cannot switch from {session.strategy!r} to {strategy!r}, which begins with equal "

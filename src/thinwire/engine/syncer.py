@@ -206,13 +206,9 @@ class Syncer:
         """
         self.land()
         session = self.session
-        agree.compare(
-            session.driver,
-            session.meter,
-            comparable(session, self.clock),
-            session.device,
-            self.watch.problems(),
-        )
+        named, problems = comparable(session, self.clock), self.watch.problems()
+        with session.replica.agreeing(session.meter, "check"):
+            agree.compare(session.driver, session.meter, named, session.device, problems)
 
     @contextmanager
     def common_weights(self) -> Iterator[nn.Module]:

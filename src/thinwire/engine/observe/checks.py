@@ -164,19 +164,20 @@ class Checks:
         ]
         self._last = step
         # 3. the same n on every rank, if results of their machines may be compared at all
-        if len({other[3] for other in figures}) > 1:
+        replica, meter = self._session.replica, self._session.meter
+        machines = {other[3] for other in figures}
+        if replica.any(len(machines) > 1, meter, "check: whose machines differ"):
             self._auto = False
             self._session.meter.checks = (
                 "weights are not compared: ranks compute on different machines, whose results may "
                 "differ in the last bits "
-                f"({', '.join(sorted({other[3] for other in figures}))}); check_every=n compares "
+                f"({', '.join(sorted(machines))}); check_every=n compares "
                 "them all the same"
             )
             return
         # Every rank computes n from the same gathered figures, so no further message is needed.
-        self.every, cost, step_s = steps_between(
-            *([other[i] for other in figures] for i in range(3))
-        )
+        every, cost, step_s = steps_between(*([other[i] for other in figures] for i in range(3)))
+        self.every = replica.most(every, meter, "check: how often")
         self._report(
             f": {cost * 1e3:.1f} ms, {100 * cost / (self.every * step_s):.2f} % of the time of "
             "training"
@@ -204,6 +205,13 @@ class Checks:
     ) -> list[bytes]:
         """Compare checksums; return every rank's further bytes, or raise on every rank where they
         differ."""
+        with self._session.replica.agreeing(self._session.meter, "check"):
+            return self._agree_across(names, sums, text, more)
+        raise AssertionError("the block returns or raises")
+
+    def _agree_across(
+        self, names: Sequence[str], sums: Sequence[int], text: str, more: bytes
+    ) -> list[bytes]:
         session, step = self._session, self._clock.step
         # 1. A digest of all checksums, 16 bytes from each rank: equal in nearly every case.
         packed = struct.pack(f"<{len(sums)}q", *sums)

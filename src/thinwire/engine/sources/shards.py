@@ -8,6 +8,8 @@ when it has reduced its gradient, module by module, so buckets fly during backwa
 from __future__ import annotations
 
 import functools
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from thinwire.core import Part, Schedule
 from thinwire.engine.buckets import FlatBucket
+from thinwire.engine.compiled import untraced
 from thinwire.engine.landings import Landings
 from thinwire.engine.layout import Named, runs_of
 from thinwire.engine.replica import Replica
@@ -29,6 +32,7 @@ from thinwire.engine.shards import (
     reshard,
 )
 from thinwire.engine.sources.hooks import GradientHooks, before_gradient
+from thinwire.engine.steps import BackwardSteps
 from thinwire.strategy import Strategy
 
 
@@ -142,6 +146,13 @@ class ShardLayout:
 class ShardHooks(GradientHooks):
     """A source that takes each shard's gradient when it has been reduced over the replica."""
 
+    def __init__(self, session: Session, steps: BackwardSteps) -> None:
+        self._owner: dict[int, int] = {}  # the module of FSDP2 that holds a parameter, by ids
+        self._calls: Counter[int] = Counter()  # of such a module, since the last step
+        self._aside: set[int] = set()  # parameters whose means this pass has set aside
+        self._pass = -1  # the graph task of that pass
+        super().__init__(session, steps)
+
     def _set_means_aside(self, session: Session, landings: Landings) -> list[Any]:
         """Set landed means aside before gradients are added to them.
 
@@ -151,20 +162,67 @@ class ShardHooks(GradientHooks):
         modules = fsdp_modules(session.model)
         if not modules:
             return super()._set_means_aside(session, landings)
-        where = {
+        before = {
             id(param): before_gradient(session, landings, bucket, i)
             for bucket in session.buckets
             for i, param in enumerate(bucket.params if bucket.separate else ())
         }
         handles, inner = [], {id(module) for module in modules}
         for module in modules:
-            own = [
-                where[id(param)] for param in _own_parameters(module, inner) if id(param) in where
-            ]
-            if own:
-                hook = functools.partial(_watch_output, own)
-                handles.append(module.register_forward_hook(hook))
+            own = _own_parameters(module, inner)
+            self._owner.update((id(param), id(module)) for param in own)
+            hooks = {id(param): before[id(param)] for param in own if id(param) in before}
+            hook = untraced(functools.partial(self._watch_output, hooks))
+            handles.append(module.register_forward_hook(hook))
         return handles
+
+    def _watch_output(self, hooks: dict[int, Any], module: nn.Module, _: Any, output: Any) -> None:
+        """Have landed means set aside when backward reaches a module's output."""
+        if not torch.is_grad_enabled():
+            return
+        if torch._C._current_graph_task_id() < 0:  # else activation checkpointing calls it again
+            self._calls[id(module)] += 1
+        tensors = [each for each in tree_leaves(output) if isinstance(each, Tensor)]
+        for tensor in tensors if hooks else ():
+            if tensor.requires_grad:
+                tensor.register_hook(untraced(functools.partial(self._reached, hooks)))
+
+    def _reached(self, hooks: dict[int, Any], _: Tensor) -> None:
+        # 1. A module may have several outputs, and may have been called several times: its means
+        #    are set aside once a pass.
+        task = torch._C._current_graph_task_id()
+        if task != self._pass:
+            self._pass = task
+            self._aside.clear()
+            self._after_pass(functools.partial(self._after_pass, self._hand_back))
+        for key in hooks.keys() - self._aside:
+            self._aside.add(key)
+            hooks[key]()
+
+    def _after_pass(self, call: Callable[[], None]) -> None:
+        """Have something called when this pass is over, after all that waits for it now."""
+        torch.autograd.Variable._execution_engine.queue_callback(call)
+
+    @torch.no_grad()
+    def _hand_back(self) -> None:
+        """Put means back where no gradient has come: in a pass without messages, FSDP keeps its
+        gradients to itself."""
+        for bucket in self.session.buckets:
+            for i, param in enumerate(bucket.params):
+                if bucket.held[i] is not None and param.grad is None:
+                    bucket.give(i, bucket.held[i])
+                    bucket.given[i], bucket.held[i] = param.grad, None
+
+    def take(self, bucket: FlatBucket, i: int) -> None:
+        # FSDP reduces the gradients of each call of a module by itself: the bucket waits for all.
+        if self._calls[self._owner.get(id(bucket.params[i]), 0)] > 1:
+            bucket.given[i] = None
+        else:
+            super().take(bucket, i)
+
+    def finish(self) -> None:
+        self._calls.clear()
+        super().finish()
 
 
 def _own_parameters(module: nn.Module, sharded: set[int]) -> list[nn.Parameter]:
@@ -174,17 +232,3 @@ def _own_parameters(module: nn.Module, sharded: set[int]) -> list[nn.Parameter]:
         if id(child) not in sharded:
             params += _own_parameters(child, sharded)
     return params
-
-
-def _watch_output(hooks: list[Any], _: nn.Module, __: Any, output: Any) -> None:
-    """Have hooks run when backward reaches a module's output."""
-    if not torch.is_grad_enabled():
-        return
-
-    def reached(_: Tensor) -> None:
-        for hook in hooks:
-            hook()
-
-    for tensor in tree_leaves(output):
-        if isinstance(tensor, Tensor) and tensor.requires_grad:
-            tensor.register_hook(reached)
