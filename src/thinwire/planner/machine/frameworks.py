@@ -20,6 +20,7 @@ TRIED: dict[str, tuple[str, str]] = {
     "trl": ("1.16", "SFTTrainer and DPOTrainer by the callback of transformers' Trainer"),
     "lightning": ("2.6", "its Trainer by a callback, on DDP"),
     "pytorch-lightning": ("2.6", "its Trainer by a callback, on DDP"),
+    "torchtitan": ("0.3", "its trainer over dp_replicate, by thinwire.adapters.torchtitan"),
     "ray": ("2.60", "Ray Train by attach and checkpoint on its workers, on DDP"),
 }
 """By package: the version that adapters were tried with, and what they support."""
