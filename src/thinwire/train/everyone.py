@@ -7,13 +7,19 @@ all ranks, and is used itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 
 from thinwire.core import Driver
+from thinwire.drive.torch import TorchDriver
 from thinwire.engine import Syncer, agree
 from thinwire.engine.observe.meter import Meter
+from thinwire.errors import FlightError, ThinwireError
+from thinwire.text.words import first_line
 
 
 class Everyone(Protocol):
@@ -52,3 +58,27 @@ class AllRanks:
     def all_gather(self, payload: bytes, label: str) -> list[bytes]:
         """Return every rank's bytes, by rank; all ranks call it alike."""
         return agree.all_gather(self.driver, self.meter, payload, label, self._device)
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Raise what a failed message in the block means, where FSDP's own messages name no rank,
+        and those of a syncer count ranks among the same shards.
+
+        Raises:
+            RankLostError: ranks are lost; it names them among all ranks.
+            FlightError: messages fail, and no rank is known to be lost.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(self.driver, TorchDriver) or not _of_transport(error):
+                raise
+            cause = RuntimeError(first_line(error))
+            raise self.driver.explain(cause, f"step {self.step}") from error
+
+
+def _of_transport(error: RuntimeError) -> bool:
+    """Return whether a message to another rank has failed."""
+    if isinstance(error, ThinwireError):
+        return isinstance(error, FlightError)
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)

@@ -112,10 +112,13 @@ def _run(
         nonfinite=config.nonfinite,
         mesh=mesh,
     ) as sync:
-        all_ranks = sync if driver is None else AllRanks(sync, driver, prepared.device)
-        return Run(prepared, model, optimizer, sync, all_ranks, show, saver).train_to_end(
-            stop_requested
-        )
+        if driver is None:
+            whole = Run(prepared, model, optimizer, sync, sync, show, saver)
+            return whole.train_to_end(stop_requested)
+        all_ranks = AllRanks(sync, driver, prepared.device)
+        with all_ranks.explaining():
+            shards = Run(prepared, model, optimizer, sync, all_ranks, show, saver)
+            return shards.train_to_end(stop_requested)
 
 
 class Run:
