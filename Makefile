@@ -15,10 +15,14 @@ export PYTHONDONTWRITEBYTECODE :=
 
 setup: $(STAMP)
 
+# torchtitan asks for an older `datasets` than ours, which its trainer does not need on tokens of our own.
+TITAN := torchtitan torchdata tyro docstring_parser einops spmd_types torch_checkpointing
+
 # Every target below stands on this one; it runs again only when what is installed or built has changed.
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/thinwire/kernels/cpu/*.cpp src/thinwire/kernels/cpu/*.h)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,data,hub,entropy,hf,lightning,ray,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps $(TITAN)
 	@touch $@
 
 # The same model, text and batches twice, dense and thin, then the two side by side: about three minutes on two cores.
