@@ -191,8 +191,8 @@ def test_shards_are_killed_go_on_and_export_the_whole_model(tmp_path: Path) -> N
     os.kill(workers()[3], signal.SIGKILL)
     code, told, progress = ended(process)
     assert code == 0, progress
-    # In a save, which may be under way, the others of the host meet the loss first.
-    assert "rank 3 lost" in progress or "another rank of this host was lost" in progress
+    # The launcher may end the others before they have found out who is lost.
+    assert "starting this machine's workers again" in progress
     assert "going on from step" in progress
     ours = json.loads(told)
     assert ours["result"]["resumed_at"]
