@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from tests.shards import whole_of
 from thinwire.core import Coder, Spec
 from thinwire.models.gpt import GPT, GPTConfig
 
@@ -66,12 +67,7 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return whole(model)
-
-
-def whole(model: nn.Module) -> Tensor:
-    """All parameters, from all ranks' shards."""
-    return torch.cat([p.full_tensor().detach().flatten() for p in model.parameters()])
+    return whole_of(model)
 
 
 def shard_sizes(model: nn.Module) -> list[int]:

@@ -16,7 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from tests.ranks import run_ranks
-from tests.sharding import gpt, mlp, payload, shard_sizes, train, whole
+from tests.sharding import gpt, mlp, payload, shard_sizes, train
+from tests.shards import whole_of
 from thinwire.adapters.zeropp import Traffic, thin_collectives
 from thinwire.core import Coder
 from thinwire.data import Batches, prepare
@@ -105,7 +106,7 @@ def _gathered(rank: int, node_size: int) -> tuple[Tensor, float, bool]:
     """All gathered weights; how far they are from the exact ones; whether shards are as before."""
     after = node_size if node_size > 1 else None
     model = mlp(reshard_after_forward=after)
-    exact, shards = whole(model), [p.to_local().clone() for p in model.parameters()]
+    exact, shards = whole_of(model), [p.to_local().clone() for p in model.parameters()]
     gathered: list[Tensor] = []
     with thin_collectives(model, **TRIO, node_size=node_size):
         for layer in model:

@@ -10,7 +10,7 @@ import torch
 
 from tests.train.runs import MODELS, small
 from tests.train.shards import in_turn, quietly, shared
-from thinwire.train.sharding import whole_norm
+from thinwire.engine.shards import whole_of
 
 SAME = {
     "gpt2": {},
@@ -70,4 +70,4 @@ def test_strategies_learn_over_shards(tmp_path: Path) -> None:
 
 def test_the_norm_of_whole_gradients_stays_as_it_is() -> None:
     norm = torch.tensor(3.0)
-    assert whole_norm(norm) is norm
+    assert whole_of(norm) is norm

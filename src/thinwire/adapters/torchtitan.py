@@ -150,8 +150,6 @@ class Thinwire:
     def _in_common(self, call: Callable[..., Any], *args: Any, **more: Any) -> Any:
         """Call with the weights that ranks have in common, where those differ between landings."""
         assert self.sync is not None
-        if self.sync.session.on_gradients:
-            return call(*args, **more)
         with self.sync.common_weights():
             return call(*args, **more)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from thinwire.core import Driver, Ranks
 from thinwire.engine import agree
 from thinwire.engine.observe.meter import Meter
-from thinwire.errors import AttachError, DisagreementError, ThinwireError
+from thinwire.errors import AttachError, DisagreementError
 
 
 class Replica:
@@ -50,40 +50,31 @@ class Replica:
 
     def any(self, flag: bool, meter: Meter, label: str) -> bool:
         """Return whether the flag is set on some rank; all ranks of the replica call it alike."""
-        for driver in self.drivers:
-            flag = b"1" in agree.all_gather(driver, meter, b"01"[flag:][:1], label, self._device)
-        return flag
+        return self._folded(b"1" if flag else b"0", max, meter, label) == b"1"
 
     def total(self, value: float, meter: Meter, label: str) -> float:
         """Return the sum over the ranks of the replica, which call it alike."""
-        for driver in self.drivers:
-            packed = struct.pack("<d", value)
-            values = agree.all_gather(driver, meter, packed, label, self._device)
-            value = sum(float(struct.unpack("<d", each)[0]) for each in values)
-        return value
 
-    def refuse_problems(
-        self, problem: str, meter: Meter, call: str, kind: type[ThinwireError] = AttachError
-    ) -> None:
-        """Raise on every rank of the replica what one of them has found; "" is no problem.
+        def add(packed: list[bytes]) -> bytes:
+            return struct.pack("<d", sum(struct.unpack("<d", each)[0] for each in packed))
 
-        Args:
-            kind: of the error that is raised.
-        """
-        for driver in self.drivers:
-            label = f"{call}: asking the replica's ranks for problems"
-            texts = agree.all_gather(driver, meter, problem.encode(), label, self._device)
-            problem = next((text.decode() for text in texts if text), "")
-        if problem:
-            raise kind(problem)
+        return float(
+            *struct.unpack("<d", self._folded(struct.pack("<d", value), add, meter, label))
+        )
 
     def most(self, value: int, meter: Meter, label: str) -> int:
         """Return the largest value of the ranks of the replica, which call it alike."""
-        for driver in self.drivers:
-            packed = struct.pack("<q", value)
-            values = agree.all_gather(driver, meter, packed, label, self._device)
-            value = max(int(struct.unpack("<q", each)[0]) for each in values)
-        return value
+        return int(self._folded(str(value).encode(), lambda sent: max(sent, key=int), meter, label))
+
+    def refuse_problems(self, problem: str, meter: Meter, call: str) -> None:
+        """Raise on every rank of the replica what one of them has found; "" is no problem.
+
+        Raises:
+            AttachError: some rank has a problem.
+        """
+        label = f"{call}: asking the replica's ranks for problems"
+        if listed := self._folded(problem.encode(), _first, meter, label):
+            raise AttachError(listed.decode())
 
     @contextmanager
     def agreeing(self, meter: Meter, call: str) -> Iterator[None]:
@@ -97,13 +88,23 @@ class Replica:
         if not self.drivers:
             yield
             return
-        texts = dict.fromkeys((DisagreementError, AttachError), "")
+        problem = ""
         try:
             yield
         except (DisagreementError, AttachError) as error:
-            texts[type(error)] = str(error)
-        for kind, text in texts.items():
-            self.refuse_problems(text, meter, call, kind)
+            problem = f"{type(error).__name__}: {error}"
+        label = f"{call}: asking the replica's ranks for problems"
+        if listed := self._folded(problem.encode(), _first, meter, label).decode():
+            name, _, text = listed.partition(": ")
+            raise {kind.__name__: kind for kind in (DisagreementError, AttachError)}[name](text)
+
+    def _folded(
+        self, own: bytes, fold: Callable[[list[bytes]], bytes], meter: Meter, label: str
+    ) -> bytes:
+        """Return what is made of every rank's bytes, one dimension of the mesh after the other."""
+        for driver in self.drivers:
+            own = fold(agree.all_gather(driver, meter, own, label, self._device))
+        return own
 
     def meet(self, across: Driver, meter: Meter) -> None:
         """Learn the ranks of all replicas; all of them call it alike.
@@ -129,3 +130,8 @@ class Replica:
         """Stop its connections; a second call does nothing."""
         for driver in self.drivers:
             driver.close()
+
+
+def _first(texts: list[bytes]) -> bytes:
+    """Return the first text that is not empty, if there is one."""
+    return next((text for text in texts if text), b"")

@@ -30,6 +30,13 @@ def local_of(tensor: Tensor) -> Tensor:
     return local.detach()
 
 
+def whole_of(tensor: Any) -> Tensor:
+    """Return the whole of a DTensor, or a plain tensor as it is; every rank that has a part calls
+    it alike."""
+    whole: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
+    return whole
+
+
 def like(param: Any, local: Tensor) -> Tensor:
     """Return values of a parameter's shard in the form that its `.grad` takes."""
     if not is_sharded(param):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from thinwire.engine.shards import fsdp_modules, is_sharded, reshard
+from thinwire.engine.shards import fsdp_modules, reshard, whole_of
 from thinwire.errors import CheckpointError
 from thinwire.models.hugging_face import quiet
 from thinwire.text.words import error_text
@@ -51,7 +51,7 @@ def save_gathered(model: Any, tokenizer: Any, folder: Path | None, most: str = F
     for file, names in plan.filename_to_tensors.items():
         held = {}
         for name in names:
-            whole = _whole(values[name])
+            whole = whole_of(values[name]).detach()
             if folder is not None and failure is None:
                 held[name] = whole.cpu().contiguous()
         if held and folder is not None:
@@ -82,8 +82,3 @@ def saved_tensors(model: nn.Module) -> dict[str, Any]:
     own = dict(model.named_parameters())
     tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - own.keys()
     return {name: value for name, value in model.state_dict().items() if name not in tied}
-
-
-def _whole(value: Any) -> Tensor:
-    whole: Tensor = value.full_tensor() if is_sharded(value) else value
-    return whole.detach()

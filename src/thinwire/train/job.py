@@ -27,7 +27,7 @@ from thinwire.data.loaders.order import Reader
 from thinwire.data.loaders.prefetch import Prefetch
 from thinwire.engine import Syncer, attach
 from thinwire.engine.agree import must_agree
-from thinwire.engine.shards import fsdp_modules
+from thinwire.engine.shards import fsdp_modules, whole_of
 from thinwire.errors import CheckpointError
 from thinwire.models.objective import Batch
 from thinwire.models.objective import loss as loss_of
@@ -42,7 +42,7 @@ from thinwire.train.result import Progress, Result, Setting
 from thinwire.train.resume import Saver
 from thinwire.train.run_state import Resumed, RunState
 from thinwire.train.setup import Prepared
-from thinwire.train.sharding import everyone, shard, whole_norm
+from thinwire.train.sharding import everyone, shard
 from thinwire.train.shared_settings import settings_of_all_ranks
 from thinwire.train.show import Show
 from thinwire.train.validation import autocast, evaluating, held_out_loss
@@ -253,7 +253,7 @@ class Run:
             losses.append(loss.detach())
         # 2. Clip, unless the strategy makes updates (signs, momenta), which this would not bound.
         clip = math.inf if self.prepared.strategy.on.updates else self.config.clip
-        norm = whole_norm(nn.utils.clip_grad_norm_(self.model.parameters(), clip))
+        norm = whole_of(nn.utils.clip_grad_norm_(self.model.parameters(), clip))
         # A strategy on gradients judges the optimiser's step itself, on all ranks.
         if self.prepared.strategy.on.clock == "step" and not norm.isfinite():
             raise FloatingPointError(

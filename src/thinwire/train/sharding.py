@@ -17,7 +17,7 @@ from thinwire.core import Driver
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine.agree import must_agree
 from thinwire.engine.observe.meter import Meter
-from thinwire.engine.shards import is_sharded, local_of
+from thinwire.engine.shards import local_of
 from thinwire.models.outline import Outline, Rows, blocks_of
 
 if TYPE_CHECKING:
@@ -90,9 +90,3 @@ def _rows_of(index: int, shards: int) -> Rows:
         return min(count, index * size), min(count, (index + 1) * size)
 
     return rows
-
-
-def whole_norm(norm: Any) -> torch.Tensor:
-    """Return the norm of the gradients of all shards; every rank of a replica calls it alike."""
-    total: torch.Tensor = norm.full_tensor() if is_sharded(norm) else norm
-    return total
