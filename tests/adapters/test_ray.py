@@ -163,7 +163,7 @@ def _trained() -> dict[str, Any]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(700)
 def test_it_trains_as_ddp_and_as_attach_and_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="pip install 'thinwire[ray]'")
     fitted = rays.fit(tmp_path, _trained)
@@ -241,7 +241,7 @@ def _alone(stored: str) -> tuple[int, Tensor, float, str]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(700)
 def test_workers_that_start_again_go_on_and_so_does_one_alone(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="pip install 'thinwire[ray]'")
     two = rays.fit(tmp_path / "two", _failing, tmp_path, failures=1)
@@ -347,7 +347,7 @@ def _frameworks(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(700)
 def test_callbacks_of_other_frameworks_work_on_rays_workers(tmp_path: Path) -> None:
     for extra in ("ray", "accelerate", "lightning"):
         pytest.importorskip(extra, reason=f"pip install 'thinwire[ray,hf,lightning]': {extra}")

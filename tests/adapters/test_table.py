@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 import thinwire
 from tests import rays, shards
-from tests.adapters import test_hf as hf
-from tests.adapters import test_lightning as lightning
 from tests.ddp import wrapped
 from tests.engine.models import loss_of, mlp, weights_of
 from tests.members import ROOT
@@ -26,8 +24,6 @@ from thinwire.on import deltas, gradients, parameters
 from thinwire.what import feedback, topk, uniform
 from thinwire.when import delayed, every
 
-pytest.importorskip("accelerate", reason="pip install 'thinwire[hf]'")
-pytest.importorskip("lightning", reason="pip install 'thinwire[lightning]'")
 pytestmark = pytest.mark.long
 
 STEPS, PASSES = 50, 2
@@ -93,6 +89,7 @@ def loop(rank: int, ddp: nn.Module, optimizer: torch.optim.Optimizer, sync: Sync
 
 
 def in_trainer(rank: int, strategy: Strategy, folder: Path) -> Tensor:
+    from tests.adapters import test_hf as hf  # here, as Ray's workers import this module too
     from thinwire.adapters.hf import Thinwire
 
     hf.environment(rank)
@@ -108,6 +105,7 @@ def in_trainer(rank: int, strategy: Strategy, folder: Path) -> Tensor:
 
 
 def in_lightning(rank: int, strategy: Strategy, folder: Path) -> Tensor:
+    from tests.adapters import test_lightning as lightning
     from thinwire.adapters.lightning import Thinwire
 
     trainer = lightning.fit(rank, folder, [Thinwire(strategy)], PASSES, max_steps=STEPS)
@@ -157,6 +155,8 @@ def test_every_strategy_has_a_row() -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_row_is_what_happens(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="pip install 'thinwire[hf]'")
+    pytest.importorskip("lightning", reason="pip install 'thinwire[lightning]'")
     first, second = run_ranks(2, _row, STRATEGIES[name], tmp_path, timeout=240)
     for cell, one, other in zip(table()[name][: len(first)], first, second, strict=True):
         if cell == "works":
@@ -168,7 +168,7 @@ def test_a_row_is_what_happens(name: str, tmp_path: Path) -> None:
             assert "no mean has landed" in one
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(700)
 def test_the_column_of_ray_is_what_happens(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="pip install 'thinwire[ray]'")
     first, second = rays.fit(tmp_path, in_ray).results
@@ -178,7 +178,7 @@ def test_the_column_of_ray_is_what_happens(tmp_path: Path) -> None:
         assert torch.equal(first[name], second[name]), name
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(700)
 @pytest.mark.filterwarnings("ignore:.*looks at whole parameters")
 def test_the_column_of_fsdp2_is_what_happens() -> None:
     made = run_ranks(4, over_shards, timeout=400)
