@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import logging
-from dataclasses import replace
+import runpy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tests import titans
+from tests.members import ROOT
 from tests.ranks import run_ranks
 from thinwire import Strategy
 from thinwire.adapters import torchtitan
@@ -119,6 +123,29 @@ def test_a_run_goes_on_from_torchtitan_s_checkpoint(strategy: Strategy, tmp_path
     assert losses[-1] < losses[0]
 
 
+def _example(rank: int, folder: Path) -> str:
+    """What the example prints, on a configuration for CPUs in place of what is read of argv."""
+    logging.disable()
+    config = titans.config_of(folder, rank, 2, 2, 8)
+    from torchtitan.config import ConfigManager
+
+    ConfigManager.parse_args = lambda *_: config
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        runpy.run_path(str(ROOT / "examples" / "torchtitan_hsdp.py"), run_name="__main__")
+    return said.getvalue()
+
+
+@needed
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_the_example_says_what_it_sent(tmp_path: Path) -> None:
+    first, *others = run_ranks(4, _example, tmp_path, timeout=300)
+    assert "fewer than dense fp32" in first
+    assert not any(others)
+
+
 def _without_state(rank: int, folder: Path) -> str:
     logging.disable()
     config = titans.config_of(folder, rank, 2, 2, 6)
@@ -158,6 +185,8 @@ class _Config:
 
     def __init__(self) -> None:
         self.parallelism, self.training, self.checkpoint = _Some(), _Some(), _Some()
+        self.model_spec, self.validator = _Some(), _Some()
+        self.model_spec.parallelize_fn, self.validator.enable = None, False
         self.parallelism.data_parallel_replicate_degree = 2
         self.parallelism.spmd_backend = "partial_dtensor"
         self.parallelism.pipeline_parallel_degree = 1
@@ -185,6 +214,53 @@ def test_what_no_strategy_can_serve_is_refused_before_anything_is_built(
         setattr(getattr(config, part), name, value)
     with pytest.raises(AttachError, match=said):
         Thinwire(LOCAL).build(config)
+
+
+def test_a_configuration_that_has_moved_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchtitan, "installed", lambda _: "0.3.7")
+    for path in torchtitan.OF_CONFIG:
+        config = _Config()
+        part, name = path.split(".")
+        del getattr(config, part).__dict__[name]
+        with pytest.raises(AttachError, match=rf"torchtitan 0.3.7 has no `{path}`.* 0.3$"):
+            Thinwire(LOCAL).build(config)
+
+
+class _Trainer:
+    """A trainer of a version that has renamed what keeps its checkpoints."""
+
+    closed = False
+
+    def close(self) -> None:
+        _Trainer.closed = True
+
+
+@dataclass
+class _Buildable:
+    """A configuration that works and builds that trainer."""
+
+    model_spec: Any = None
+    parallelism: Any = None
+    training: Any = None
+    checkpoint: Any = None
+    validator: Any = None
+
+    def build(self) -> _Trainer:
+        return _Trainer()
+
+
+@dataclass
+class _Spec:
+    parallelize_fn: Any = None
+
+
+def test_a_trainer_that_has_moved_is_closed_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchtitan, "installed", lambda _: "0.3.7")
+    works = vars(_Config())
+    config = _Buildable(**{**works, "model_spec": _Spec()})
+    with pytest.raises(AttachError, match="has no `model_parts` in its trainer"):
+        Thinwire(LOCAL).build(config)
+    assert _Trainer.closed
 
 
 def test_another_version_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:

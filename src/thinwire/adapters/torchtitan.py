@@ -7,6 +7,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,29 @@ DIM = "dp_replicate"
 """What torchtitan calls the dimension over which there are replicas."""
 KEY = "sync"
 """What a checkpoint calls the strategy's state."""
+OF_CONFIG = (
+    "model_spec.parallelize_fn",
+    "parallelism.data_parallel_replicate_degree",
+    "parallelism.spmd_backend",
+    "parallelism.pipeline_parallel_degree",
+    "parallelism.expert_parallel_degree",
+    "training.disable_cuda_graphs",
+    "validator.enable",
+)
+OF_TRAINER = (
+    "model_parts",
+    "optimizers.optimizers",
+    "step",
+    "close",
+    "parallel_dims.get_mesh",
+    "metrics_processor.log",
+    "checkpointer.load",
+    "checkpointer.save",
+    "checkpointer.enable",
+    "checkpointer._should_save",
+)
+WHERE_IT_SAVES = ("checkpointer.folder", "checkpointer.initial_load_path", "checkpointer.states")
+"""What is read of torchtitan; another version may have moved it."""
 
 
 class Thinwire:
@@ -40,8 +64,8 @@ class Thinwire:
         options: as of `thinwire.attach`, such as `lanes`, `timeout` or `nonfinite`.
 
     Raises:
-        AttachError: in `build`: torchtitan is not installed, there are no replicas, or a part of it
-            that no strategy can serve.
+        AttachError: in `build`: torchtitan is not installed, there are no replicas, a part of it
+            that no strategy can serve, or a version that has moved what is read of it.
         CheckpointError: a run goes on from a checkpoint that holds no state of a strategy.
 
     Example:
@@ -71,6 +95,7 @@ class Thinwire:
                 "torchtitan's own before a long run",
                 stacklevel=2,
             )
+        _check_moved("configuration", config, OF_CONFIG, version)
         if reasons := _refusals(config, self.strategy):
             raise AttachError("cannot put a strategy to work:\n" + "\n".join(reasons))
         # 2. shard over the other dimensions alone
@@ -79,6 +104,9 @@ class Thinwire:
         trainer = replace(config, model_spec=replace(spec, parallelize_fn=shard)).build()
         # 3. take part in what the trainer does
         try:
+            _check_moved("trainer", trainer, OF_TRAINER, version)
+            if trainer.checkpointer.enable:
+                _check_moved("trainer", trainer, WHERE_IT_SAVES, version)
             self._join(trainer)
         except BaseException:
             trainer.close()
@@ -159,6 +187,22 @@ class Thinwire:
         if sync is not None:
             close_with_common_weights(sync)
         close()
+
+
+def _check_moved(what: str, owner: Any, names: tuple[str, ...], version: str) -> None:
+    """Check that torchtitan has what is read of it.
+
+    Raises:
+        AttachError: a name is not there any more.
+    """
+    for name in names:
+        try:
+            attrgetter(name)(owner)
+        except AttributeError as error:
+            raise AttachError(
+                f"torchtitan {version} has no `{name}` in its {what}, which a strategy needs: "
+                f"install torchtitan {TRIED['torchtitan'][0]}"
+            ) from error
 
 
 def _refusals(config: Any, strategy: Strategy | None) -> list[str]:
