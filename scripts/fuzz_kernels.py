@@ -33,8 +33,8 @@ FLAGS = [
 ]
 LEVELS = {
     "baseline": [],
-    "avx2": ["-mavx2"],
-    "avx512": ["-mavx2", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
+    "avx2": ["-mavx2", "-mf16c"],
+    "avx512": ["-mavx2", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
 }
 
 

@@ -13,16 +13,16 @@
 #include <vector>
 
 extern "C" {
-void grid_encode(const float*, const float*, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, int);
-int grid_encode_left(const float*, const void*, int, float, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, void*, int);
+void grid_encode(const void*, int, const float*, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, int);
+int grid_encode_left(const void*, int, const void*, int, float, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, void*, int);
 void grid_decode(const uint8_t*, int64_t, int64_t, int, int, int, float*, int);
 void grid_sum_encode(const uint8_t* const*, int, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, int);
-void sign_encode(const float*, int64_t, int64_t, uint8_t*, int);
-int sign_encode_left(const float*, const void*, int, float, int64_t, int64_t, uint8_t*, void*, int);
+void sign_encode(const void*, int, int64_t, int64_t, uint8_t*, int);
+int sign_encode_left(const void*, int, const void*, int, float, int64_t, int64_t, uint8_t*, void*, int);
 void sign_decode(const uint8_t*, int64_t, int64_t, int, float*, int);
 void sign_sum_encode(const uint8_t* const*, int, int64_t, int64_t, uint8_t*, int);
-void topk_chunks(const float*, int64_t, int64_t, int64_t, int64_t*, float*, int);
-void topk_chunks_sum(const float*, const float*, float, int64_t, int64_t, int64_t, int64_t*, float*, float*, int);
+void topk_chunks(const void*, int, int64_t, int64_t, int64_t, int64_t*, float*, int);
+void topk_chunks_sum(const void*, int, const float*, float, int64_t, int64_t, int64_t, int64_t*, float*, float*, int);
 int64_t above(const float*, int64_t, uint32_t, int64_t, int64_t*, float*, int);
 void places_write(const int64_t*, int64_t, int64_t, int64_t, int, int, int64_t, uint8_t*);
 int places_read(const uint8_t*, int64_t, int64_t, int64_t, int, int, int64_t, int64_t*);
@@ -30,6 +30,7 @@ int places_add(const uint8_t*, int64_t, int64_t, int64_t, int, int, int64_t, con
 int places_leave(const int64_t*, const float*, const float*, int64_t, int64_t, int64_t, float*, int);
 void thin_product(const float*, int64_t, int64_t, const float*, int64_t, int, float*, int);
 void outer(const float*, const float*, int64_t, int64_t, int64_t, float*, int);
+int scaled(const void*, int, int64_t, float, void*, int);
 }
 
 namespace {
@@ -64,6 +65,18 @@ std::unique_ptr<float[]> floats(int64_t n) {
     return out;
 }
 
+// Values of a kind that a kernel reads: 0 float32, 1 bfloat16, 2 half.
+struct Given {
+    std::unique_ptr<float[]> wide;
+    std::unique_ptr<uint8_t[]> narrow;
+    int kind;
+    const void* get() const { return kind ? static_cast<const void*>(narrow.get()) : wide.get(); }
+};
+Given given(int64_t n) {
+    const int kind = static_cast<int>(between(0, 2));
+    return kind ? Given{nullptr, bytes(2 * n), kind} : Given{floats(n), nullptr, 0};
+}
+
 uint64_t told = 0xcbf29ce484222325u;  // FNV-1a of all that came out
 void tell(const uint8_t* out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) told = (told ^ out[i]) * 0x100000001b3u;
@@ -89,17 +102,18 @@ void grids() {
     const int bits = static_cast<int>(between(1, 8)), rise = bits == 1 || next() % 2, lots = next() % 2;
     const int64_t n = between(1, 3000), block = next() % 3 ? 8 * between(1, 80) : n, blocks = up(n, block), size = 4 * blocks + up(n * bits, 8);
     const auto key0 = static_cast<uint32_t>(next()), key1 = static_cast<uint32_t>(next());
-    const auto x = floats(n), before = floats(n), steps = floats(blocks);
+    const auto x = given(n);
+    const auto before = floats(n), steps = floats(blocks);
     auto payload = room<uint8_t>(size);
     auto out = room<float>(n), left = room<float>(n);
-    grid_encode(x.get(), next() % 2 ? steps.get() : nullptr, n, block, bits, rise, lots, key0, key1, payload.get(), 1);
+    grid_encode(x.get(), x.kind, next() % 2 ? steps.get() : nullptr, n, block, bits, rise, lots, key0, key1, payload.get(), 1);
     tell(payload.get(), size);
     auto brief = room<uint16_t>(n);
     const auto kept = bytes(2 * n);
-    grid_encode_left(x.get(), before.get(), 0, 0.5f, n, block, bits, rise, lots, key0, key1, payload.get(), left.get(), 1);
+    grid_encode_left(x.get(), x.kind, before.get(), 0, 0.5f, n, block, bits, rise, lots, key0, key1, payload.get(), left.get(), 1);
     tell(payload.get(), size);
     tell(left.get(), n);
-    grid_encode_left(x.get(), kept.get(), 1, 0.5f, n, block, bits, rise, lots, key0, key1, payload.get(), brief.get(), 1);
+    grid_encode_left(x.get(), x.kind, kept.get(), 1, 0.5f, n, block, bits, rise, lots, key0, key1, payload.get(), brief.get(), 1);
     tell(payload.get(), size);
     tell(brief.get(), n);
     const int count = static_cast<int>(between(1, 4));
@@ -118,16 +132,18 @@ void grids() {
 
 void signs() {
     const int64_t n = between(1, 3000), block = next() % 3 ? 8 * between(1, 80) : n, size = 4 * up(n, block) + up(n, 8);
-    const auto x = floats(n), before = floats(n);
+    const auto x = given(n);
+    const auto before = floats(n);
     auto payload = room<uint8_t>(size);
     auto out = room<float>(n), left = room<float>(n);
-    sign_encode(x.get(), n, block, payload.get(), 1);
+    sign_encode(x.get(), x.kind, n, block, payload.get(), 1);
+    tell(payload.get(), size);
     auto brief = room<uint16_t>(n);
     const auto kept = bytes(2 * n);
-    sign_encode_left(x.get(), before.get(), 0, 0.5f, n, block, payload.get(), left.get(), 1);
+    sign_encode_left(x.get(), x.kind, before.get(), 0, 0.5f, n, block, payload.get(), left.get(), 1);
     tell(payload.get(), size);
     tell(left.get(), n);
-    sign_encode_left(x.get(), kept.get(), 1, 0.5f, n, block, payload.get(), brief.get(), 1);
+    sign_encode_left(x.get(), x.kind, kept.get(), 1, 0.5f, n, block, payload.get(), brief.get(), 1);
     tell(payload.get(), size);
     tell(brief.get(), n);
     const auto one = bytes(size), two = bytes(size);
@@ -141,15 +157,15 @@ void signs() {
 
 void sparse() {
     const int64_t chunks = between(1, 4), per = next() % 16 ? between(1, 700) : between(32768, 40000), k = between(1, per);
-    const auto x = floats(chunks * per);
+    const auto x = given(chunks * per);
     auto places = room<int64_t>(chunks * k), back = room<int64_t>(chunks * k);
     auto values = room<float>(chunks * k);
-    topk_chunks(x.get(), chunks, per, k, places.get(), values.get(), 1);
+    topk_chunks(x.get(), x.kind, chunks, per, k, places.get(), values.get(), 1);
     const auto before = floats(chunks * per);
     auto y = room<float>(chunks * per);
-    topk_chunks_sum(x.get(), before.get(), 0.5f, chunks, per, k, back.get(), values.get(), y.get(), 1);
+    topk_chunks_sum(x.get(), x.kind, before.get(), 0.5f, chunks, per, k, back.get(), values.get(), y.get(), 1);
     tell(values.get(), chunks * k);
-    topk_chunks(y.get(), chunks, per, k, places.get(), values.get(), 1);
+    topk_chunks(y.get(), 0, chunks, per, k, places.get(), values.get(), 1);
     need(!std::memcmp(places.get(), back.get(), sizeof(int64_t) * chunks * k), "a sum's largest are those of the sum");
     const auto said = floats(chunks * k);
     places_leave(places.get(), values.get(), said.get(), chunks, k, per, y.get(), 1);
@@ -157,7 +173,7 @@ void sparse() {
     const int64_t most = between(0, chunks * per);
     auto found = room<int64_t>(most);
     auto sizes = room<float>(most);
-    above(x.get(), chunks * per, static_cast<uint32_t>(next() >> 33), most, found.get(), sizes.get(), 1);
+    above(before.get(), chunks * per, static_cast<uint32_t>(next() >> 33), most, found.get(), sizes.get(), 1);
     tell(values.get(), chunks * k);
 
     const int coding = static_cast<int>(between(0, 2));
@@ -191,6 +207,10 @@ void thin() {
     thin_product(m.get(), rows, n, q.get(), r, 0, left.get(), 1);
     thin_product(m.get(), rows, n, p.get(), r, 1, right.get(), 1);
     outer(p.get(), q.get(), rows, n, r, out.get(), 1);
+    const auto x = given(n);
+    const int kind = x.kind % 2;  // float32 or bfloat16
+    auto same = room<uint8_t>(n * (kind ? 2 : 4));
+    if (x.kind < 2) scaled(x.get(), kind, n, 0.3f, same.get(), 1);
     tell(left.get(), rows * r);
     tell(right.get(), n * r);
     tell(out.get(), rows * n);

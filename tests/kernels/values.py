@@ -39,7 +39,7 @@ def same(a: Tensor, b: Tensor) -> bool:
         return False
     if not a.is_floating_point():
         return torch.equal(a, b)
-    bits = torch.int16 if a.dtype == torch.bfloat16 else torch.int32
+    bits = torch.int16 if a.dtype.itemsize == 2 else torch.int32
     return torch.equal(a.isnan(), b.isnan()) and torch.equal(
         a.nan_to_num(7).view(bits), b.nan_to_num(7).view(bits)
     )

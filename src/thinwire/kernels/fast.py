@@ -3,7 +3,8 @@
 All are equal bit for bit.
 
 Native kernels take contiguous float32 on a CPU, in blocks that end on whole bytes (or a single
-block); `gpu` says what a GPU's take. What they cannot take goes to torch; that changes nothing but
+block); what encodes reads bf16 and half, too, and widens them to float32, which is exact. `gpu`
+says what a GPU's take. What they cannot take goes to torch; that changes nothing but
 the time, and `thinwire doctor` says which kernels are in use.
 """
 
@@ -77,7 +78,8 @@ def scaled(x: Tensor, by: float, out: Tensor) -> bool | None:
 
     x, out: tensors of one shape and dtype; `out` may be `x`.
     """
-    kernels = native.library(x) if out.dtype == x.dtype and out.is_contiguous() else None
+    fits = out.dtype == x.dtype and out.is_contiguous()
+    kernels = native.library(x, torch.bfloat16) if fits else None
     if kernels is not None:
         return kernels.scaled(x, by, out)
     torch.mul(x, by, out=out)
@@ -99,9 +101,8 @@ def first_nonfinite(x: Tensor) -> Tensor:
 def grid_encode(
     x: Tensor, block: int, bits: int, grid: Grid, key: Key | None, steps: Tensor | None = None
 ) -> Tensor:
-    """Encode values in blocks on a grid, as `reference.grid_encode` does."""
-    x = x.contiguous()
-    kernels = _blocked(x, x.numel(), block, bits, x.dtype)
+    """Encode values in blocks on a grid, as `reference.grid_encode` does in float32 or float64."""
+    x, kernels = _readable(x, block, bits)
     if kernels is None:
         return reference.grid_encode(x, block, bits, grid, key, steps)
     return kernels.grid_encode(x, block, bits, grid, key, steps)
@@ -114,15 +115,10 @@ def grid_encode_with_residual(
 
     Returns:
         The payload; the new residual, y less what the payload decodes to, in the dtype of
-        `residual` (x's dtype, or bf16); whether all of the new residual is finite (bool).
+        `residual` (that of sums, or bf16); whether all of the new residual is finite (bool).
     """
-    x, residual = x.contiguous(), residual.contiguous()
-    kernels = (
-        _blocked(x, x.numel(), block, bits, x.dtype)
-        if residual.dtype in (x.dtype, torch.bfloat16)
-        else None
-    )
-    if kernels is not None:
+    (x, kernels), residual = _readable(x, block, bits), residual.contiguous()
+    if kernels is not None and residual.dtype in (torch.float32, torch.bfloat16):
         return kernels.grid_encode_with_residual(x, residual, decay, block, bits, grid, key)
     # The same in three steps; rounding is step by step as in the kernels.
     y = reference.summed(x, residual.to(x.dtype), decay)
@@ -187,9 +183,9 @@ def grid_sum_encode(
 
 
 def sign_encode(x: Tensor, block: int) -> Tensor:
-    """Encode signs and a mean magnitude for each block, as `reference.sign_encode` does."""
-    x = x.contiguous()
-    kernels = _blocked(x, x.numel(), block, 1, x.dtype)
+    """Encode signs and a mean magnitude for each block, as `reference.sign_encode` does in float32
+    or float64."""
+    x, kernels = _readable(x, block, 1)
     return reference.sign_encode(x, block) if kernels is None else kernels.sign_encode(x, block)
 
 
@@ -197,13 +193,8 @@ def sign_encode_with_residual(
     x: Tensor, residual: Tensor, decay: float, block: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Encode y = x + decay · residual; return what `grid_encode_with_residual` does."""
-    x, residual = x.contiguous(), residual.contiguous()
-    kernels = (
-        _blocked(x, x.numel(), block, 1, x.dtype)
-        if residual.dtype in (x.dtype, torch.bfloat16)
-        else None
-    )
-    if kernels is not None:
+    (x, kernels), residual = _readable(x, block, 1), residual.contiguous()
+    if kernels is not None and residual.dtype in (torch.float32, torch.bfloat16):
         return kernels.sign_encode_with_residual(x, residual, decay, block)
     y = reference.summed(x, residual.to(x.dtype), decay)
     payload = reference.sign_encode(y, block)
@@ -249,8 +240,14 @@ def sign_sum_encode(payloads: Sequence[Tensor], n: int, block: int, dtype: torch
 
 
 def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the indices of each row's k largest magnitudes, and the values there: both (m, k)."""
+    """Return the indices of each row's k largest magnitudes, and the values there, widened: both
+    (m, k)."""
     rows = rows.contiguous()
+    if rows.dtype in _NARROW:
+        kernels = native.library(rows, *_NARROW)
+        if kernels is not None and k:
+            return kernels.largest(rows, k)
+        rows = rows.float()
     # A GPU's program takes a whole row at once, so rows are short; longer ones go to torch.
     if 0 < k <= rows.shape[1] <= gpu.CHUNK and rows.dtype == torch.float32 and gpu.serves(rows):
         return gpu.largest(rows, k)
@@ -270,9 +267,11 @@ def largest_sum(
         Their indices and values, both (m, k).
     """
     x, residual = x.contiguous(), residual.contiguous()
-    kernels = native.library(x) if residual.dtype == x.dtype and y.is_contiguous() else None
+    fits = residual.dtype == y.dtype == torch.float32 and y.is_contiguous()
+    kernels = native.library(x, *_NARROW) if fits else None
     if kernels is not None and k:
         return kernels.largest_sum(x, residual, decay, y, k)
+    x = x.float() if x.dtype in _NARROW else x
     return largest(_summed(x, residual, decay, y), k)
 
 
@@ -337,6 +336,21 @@ def _summed(x: Tensor, residual: Tensor, decay: float, out: Tensor) -> Tensor:
         if decay == 1
         else torch.mul(residual, decay, out=out).add_(x)
     )
+
+
+_NARROW = (torch.bfloat16, torch.float16)
+
+
+def _readable(x: Tensor, block: int, bits: int) -> tuple[Tensor, _Blocked | None]:
+    """Return values as some kernel, or the reference, reads them, and the kernel; narrow ones as
+    they are for a native kernel, else widened."""
+    x = x.contiguous()
+    if x.dtype in _NARROW:
+        kernels = _blocked(x, x.numel(), block, bits, torch.float32)
+        if kernels is not None and kernels is not gpu:
+            return x, kernels
+        x = x.float()
+    return x, _blocked(x, x.numel(), block, bits, x.dtype)
 
 
 def _blocked(where: Tensor, n: int, block: int, bits: int, dtype: torch.dtype) -> _Blocked | None:

@@ -12,7 +12,7 @@ import ctypes
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import c_float, c_int, c_int64, c_uint32, c_void_p
+from ctypes import c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from thinwire import env
 from thinwire.errors import ThinwireError
-from thinwire.kernels import memory
+from thinwire.kernels import memory, signatures
 from thinwire.kernels.reference import Grid, Key
 
 Level: TypeAlias = Literal["torch", "baseline", "avx2", "avx512"]
@@ -31,7 +31,8 @@ LEVELS: tuple[Level, ...] = ("torch", "baseline", "avx2", "avx512")
 VARIABLE = "THINWIRE_KERNELS"
 FOLDER = Path(__file__).parent / "cpu"
 
-_VERSION = 6
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""What kernels read, as they number it."""
 _MOST = 2**31  # values of one call: indices are 32 bits wide inside
 _NO_KEY = (0, 0)
 _forced: list[Level] = []
@@ -44,38 +45,12 @@ class KernelError(ThinwireError):
 @cache
 def _load(level: Level) -> ctypes.CDLL:
     library = ctypes.CDLL(str(FOLDER / f"_{level}.so"))
-    if library.version() != _VERSION:
+    if library.version() != signatures.VERSION:
         raise KernelError(
             f"{level}: a build of other sources than these (version {library.version()}, not "
-            f"{_VERSION}); install thinwire again"
+            f"{signatures.VERSION}); install thinwire again"
         )
-    i64, u32, f32, at, i32 = c_int64, c_uint32, c_float, c_void_p, c_int
-    types = {
-        "grid_encode": (None, [at, at, i64, i64, i32, i32, i32, u32, u32, at, i32]),
-        "grid_encode_left": (
-            i32,
-            [at, at, i32, f32, i64, i64, i32, i32, i32, u32, u32, at, at, i32],
-        ),
-        "grid_decode": (None, [at, i64, i64, i32, i32, i32, at, i32]),
-        "grid_sum_encode": (None, [at, i32, i64, i64, i32, i32, i32, u32, u32, at, i32]),
-        "sign_encode": (None, [at, i64, i64, at, i32]),
-        "sign_encode_left": (i32, [at, at, i32, f32, i64, i64, at, at, i32]),
-        "sign_decode": (None, [at, i64, i64, i32, at, i32]),
-        "sign_sum_encode": (None, [at, i32, i64, i64, at, i32]),
-        "topk_chunks": (None, [at, i64, i64, i64, at, at, i32]),
-        "topk_chunks_sum": (None, [at, at, f32, i64, i64, i64, at, at, at, i32]),
-        "above": (i64, [at, i64, u32, i64, at, at, i32]),
-        "places_write": (None, [at, i64, i64, i64, i32, i32, i64, at]),
-        "places_read": (i32, [at, i64, i64, i64, i32, i32, i64, at]),
-        "places_add": (i32, [at, i64, i64, i64, i32, i32, i64, at, at]),
-        "places_leave": (i32, [at, at, at, i64, i64, i64, at, i32]),
-        "thin_product": (None, [at, i64, i64, at, i64, i32, at, i32]),
-        "outer": (None, [at, at, i64, i64, i64, at, i32]),
-        "scaled": (i32, [at, i64, f32, at, i32]),
-    }
-    for name, (result, arguments) in types.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+    signatures.declare(library)
     return library
 
 
@@ -152,6 +127,7 @@ class Kernels:
         settings = (x.numel(), block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
         self.lib.grid_encode(
             x.data_ptr(),
+            _KINDS[x.dtype],
             None if step is None else step.data_ptr(),
             *settings,
             out.data_ptr(),
@@ -212,7 +188,12 @@ class Kernels:
     def sign_encode(self, x: Tensor, block: int) -> Tensor:
         out = _payload(x.numel(), block, 1)
         self.lib.sign_encode(
-            x.data_ptr(), x.numel(), block, out.data_ptr(), torch.get_num_threads()
+            x.data_ptr(),
+            _KINDS[x.dtype],
+            x.numel(),
+            block,
+            out.data_ptr(),
+            torch.get_num_threads(),
         )
         return out
 
@@ -249,6 +230,7 @@ class Kernels:
         )
         self.lib.topk_chunks(
             rows.data_ptr(),
+            _KINDS[rows.dtype],
             chunks,
             per,
             k,
@@ -268,7 +250,15 @@ class Kernels:
         )
         at = (indices.data_ptr(), values.data_ptr(), y.data_ptr())
         self.lib.topk_chunks_sum(
-            x.data_ptr(), residual.data_ptr(), decay, chunks, per, k, *at, torch.get_num_threads()
+            x.data_ptr(),
+            _KINDS[x.dtype],
+            residual.data_ptr(),
+            decay,
+            chunks,
+            per,
+            k,
+            *at,
+            torch.get_num_threads(),
         )
         return indices, values
 
@@ -294,9 +284,8 @@ class Kernels:
     ) -> Tensor:
         chunks, k = indices.shape
         out = torch.empty(nbytes, dtype=torch.uint8)
-        self.lib.places_write(
-            indices.data_ptr(), chunks, k, per, coding, low, unary, out.data_ptr()
-        )
+        at = (indices.data_ptr(), chunks, k, per)
+        self.lib.places_write(*at, coding, low, unary, out.data_ptr())
         return out
 
     def places_read(
@@ -361,14 +350,26 @@ class Kernels:
 
     def scaled(self, x: Tensor, by: float, out: Tensor) -> bool:
         return bool(
-            self.lib.scaled(x.data_ptr(), x.numel(), by, out.data_ptr(), torch.get_num_threads())
+            self.lib.scaled(
+                x.data_ptr(),
+                x.dtype == torch.bfloat16,
+                x.numel(),
+                by,
+                out.data_ptr(),
+                torch.get_num_threads(),
+            )
         )
 
 
-def library(x: Tensor) -> Kernels | None:
+def library(x: Tensor, *narrow: torch.dtype) -> Kernels | None:
     """Return the kernels for a tensor: contiguous float32 on a CPU, fewer than 2^31 values; `None`
-    where there are none."""
-    if x.dtype != torch.float32 or not x.is_contiguous() or not 0 < x.numel() < _MOST:
+    where there are none.
+
+    Args:
+        narrow: other types that the kernel at hand reads.
+    """
+    fits = x.dtype in (torch.float32, *narrow)
+    if not fits or not x.is_contiguous() or not 0 < x.numel() < _MOST:
         return None
     return anywhere(x)
 
@@ -385,10 +386,10 @@ def anywhere(x: Tensor) -> Kernels | None:
     return None
 
 
-def _sum_of(x: Tensor, residual: Tensor, decay: float) -> tuple[int, int, bool, float, int]:
+def _sum_of(x: Tensor, residual: Tensor, decay: float) -> tuple[int, int, int, bool, float, int]:
     """Return the arguments of a kernel that encodes x + decay · residual."""
     half = residual.dtype == torch.bfloat16
-    return x.data_ptr(), residual.data_ptr(), half, decay, x.numel()
+    return x.data_ptr(), _KINDS[x.dtype], residual.data_ptr(), half, decay, x.numel()
 
 
 def _payload(n: int, block: int, bits: int) -> Tensor:

@@ -47,6 +47,48 @@ INLINE uint32_t draw(uint32_t n, uint32_t key0, uint32_t key1) {
 using Brief = uint16_t;
 INLINE float wide(float x) { return x; }
 INLINE float wide(Brief x) { return of_bits(static_cast<uint32_t>(x) << 16); }
+
+// What a gradient comes in: a float32, a bfloat16 or an IEEE half. Values are widened, which is exact, in registers or a lane at a time.
+struct Bf16 {
+    uint16_t bits;
+};
+struct Fp16 {
+    uint16_t bits;
+};
+INLINE float wide(Bf16 x) { return of_bits(static_cast<uint32_t>(x.bits) << 16); }
+INLINE float wide(Fp16 x) {
+    const uint32_t size = static_cast<uint32_t>(x.bits & 0x7fff) << 13;
+    // Exponents are moved by a product, which also makes numbers of subnormals; of an infinity or a NaN it is set.
+    const uint32_t finite = bits_of(of_bits(size) * 0x1p112f);
+    return of_bits((size >= 0x0f800000u ? size | INFINITE : finite) | static_cast<uint32_t>(x.bits & 0x8000) << 16);
+}
+
+// n values (a lane at most) as float32: where they are, or in `room`.
+INLINE const float* widened(const float* x, int64_t, float*) { return x; }
+template <typename In> INLINE const float* widened(const In* RESTRICT x, int64_t n, float* RESTRICT room) {
+    if (n == LANE)
+        for (int64_t i = 0; i < LANE; ++i) room[i] = wide(x[i]);
+    else
+        for (int64_t i = 0; i < n; ++i) room[i] = wide(x[i]);
+    return room;
+}
+#if defined(__F16C__)
+INLINE const float* widened(const Fp16* RESTRICT x, int64_t n, float* RESTRICT room) {
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(room + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+    for (; i < n; ++i) room[i] = wide(x[i]);
+    return room;
+}
+#endif
+template <typename In> constexpr bool NARROW = sizeof(In) < sizeof(float);
+
+// work(x), with a pointer to what the values come in: 0 float32, 1 bfloat16, 2 half.
+template <typename Work> auto given_as(int kind, const void* x, const Work& work) {
+    if (kind == 1) return work(static_cast<const Bf16*>(x));
+    if (kind == 2) return work(static_cast<const Fp16*>(x));
+    return work(static_cast<const float*>(x));
+}
+
 // A value as it is kept; SURE: it is a number.
 template <bool SURE> INLINE float as_kept(float x, const float*) { return x; }
 template <bool SURE> INLINE Brief as_kept(float x, const Brief*) {
@@ -65,7 +107,7 @@ INLINE uint32_t largest(const float* x, int64_t n) {
 }
 
 // y = x + decay · before, rounded twice, and the largest magnitude of it. `y` may be `before`.
-template <typename Kept> INLINE uint32_t summed(const float* RESTRICT x, const Kept* RESTRICT before, float decay, int64_t n, float* RESTRICT y) {
+template <typename In, typename Kept> INLINE uint32_t summed(const In* RESTRICT x, const Kept* RESTRICT before, float decay, int64_t n, float* RESTRICT y) {
     int32_t most = 0;
     const auto each = [&](int64_t i, float sum) {
         const int32_t size = static_cast<int32_t>(bits_of(sum) & ~SIGN);
@@ -73,9 +115,9 @@ template <typename Kept> INLINE uint32_t summed(const float* RESTRICT x, const K
         most = size > most ? size : most;
     };
     if (decay == 1.0f)
-        for (int64_t i = 0; i < n; ++i) each(i, x[i] + wide(before[i]));
+        for (int64_t i = 0; i < n; ++i) each(i, wide(x[i]) + wide(before[i]));
     else
-        for (int64_t i = 0; i < n; ++i) each(i, x[i] + wide(before[i]) * decay);
+        for (int64_t i = 0; i < n; ++i) each(i, wide(x[i]) + wide(before[i]) * decay);
     return static_cast<uint32_t>(most);
 }
 

@@ -3,7 +3,7 @@
 namespace thinwire {
 namespace {
 
-// out = x · by, and the largest magnitude of it as an integer. `out` may be `x`.
+// out = x · by, and the largest magnitude of it as an integer; in bfloat16 rounded half to even. `out` may be `x`.
 INLINE uint32_t product(const float* x, int64_t n, float by, float* out) {
     int32_t most = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -14,13 +14,18 @@ INLINE uint32_t product(const float* x, int64_t n, float by, float* out) {
     }
     return static_cast<uint32_t>(most);
 }
+INLINE uint32_t product(const Brief* x, int64_t n, float by, Brief* out) {
+    int32_t most = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        const Brief y = as_kept<false>(wide(x[i]) * by, out);
+        const int32_t size = y & 0x7fff;
+        out[i] = y;
+        most = size > most ? size : most;
+    }
+    return static_cast<uint32_t>(most) << 16;
+}
 
-}  // namespace
-}  // namespace thinwire
-using namespace thinwire;
-
-// out = x · by; whether all of it is finite.
-EXPORT int scaled(const float* x, int64_t n, float by, float* out, int threads) {
+template <typename Value> bool scaled_in(const Value* x, int64_t n, float by, Value* out, int threads) {
     std::atomic<bool> finite{true};
     const int64_t lanes = (n + LANE - 1) / LANE;
     in_threads(lanes, n, threads, [&](int64_t begin, int64_t end) {
@@ -32,4 +37,14 @@ EXPORT int scaled(const float* x, int64_t n, float by, float* out, int threads) 
         if (most >= INFINITE) finite = false;
     });
     return finite;
+}
+
+}  // namespace
+}  // namespace thinwire
+using namespace thinwire;
+
+// out = x · by; whether all of it is finite. brief: both are bfloat16.
+EXPORT int scaled(const void* x, int brief, int64_t n, float by, void* out, int threads) {
+    if (brief) return scaled_in(static_cast<const Brief*>(x), n, by, static_cast<Brief*>(out), threads);
+    return scaled_in(static_cast<const float*>(x), n, by, static_cast<float*>(out), threads);
 }

@@ -198,21 +198,34 @@ INLINE void lane_encode(const float* x, int64_t m, const Step& step, const Grid&
     if (past) streamed(bits, out, LANE / 8 * grid.bits);
 }
 
-template <bool LOTS, bool FREE>
-INLINE void block_encode(const float* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* out, bool past) {
+template <bool LOTS, bool FREE, typename In>
+INLINE void block_encode(const In* x, int64_t n, const Step& step, const Grid& grid, int64_t first, Lots lots, uint8_t* out, bool past) {
+    alignas(64) float room[NARROW<In> ? LANE : 1];
     for (int64_t at = 0; at < n; at += LANE) {
         if (n - at >= LANE)
-            lane_encode<LOTS, FREE, false>(x + at, LANE, step, grid, first + at, lots, out + at * grid.bits / 8, past);
+            lane_encode<LOTS, FREE, false>(widened(x + at, LANE, room), LANE, step, grid, first + at, lots, out + at * grid.bits / 8, past);
         else
-            lane_encode<LOTS, FREE, false>(x + at, n - at, step, grid, first + at, lots, out + at * grid.bits / 8, past);
+            lane_encode<LOTS, FREE, false>(widened(x + at, n - at, room), n - at, step, grid, first + at, lots, out + at * grid.bits / 8, past);
     }
 }
 
 INLINE uint32_t block_largest(const float* x, int64_t n) { return n == LANE ? largest(x, LANE) : largest(x, n); }
+template <typename In> INLINE uint32_t block_largest(const In* x, int64_t n) {
+    int16_t most = 0;  // the order of magnitudes is that of their bits, before they are widened, too
+    const auto each = [&](int64_t i) {
+        const auto size = static_cast<int16_t>(x[i].bits & 0x7fff);
+        most = size > most ? size : most;
+    };
+    if (n == LANE)
+        for (int64_t i = 0; i < LANE; ++i) each(i);
+    else
+        for (int64_t i = 0; i < n; ++i) each(i);
+    return bits_of(wide(In{static_cast<uint16_t>(most)}));
+}
 
 // The next block's step is found before this block's codes, so that its divisions do not keep them waiting.
-template <bool LOTS, bool FREE>
-void encode(const float* x, const float* steps, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* payload, int threads) {
+template <bool LOTS, bool FREE, typename In>
+void encode(const In* x, const float* steps, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* payload, int threads) {
     const int64_t blocks = (n + block - 1) / block;
     uint8_t* codes = payload + 4 * blocks;
     const bool past = block % LANE == 0 && goes_past(codes, n);
@@ -235,8 +248,8 @@ void encode(const float* x, const float* steps, int64_t n, int64_t block, const 
 }
 
 // Whether what is left is finite. The next block's y and step are found before this block's codes; y of a long block is found once more.
-template <bool LOTS, typename Kept>
-bool encode_left(const float* x, const Kept* before, float decay, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* payload,
+template <bool LOTS, typename In, typename Kept>
+bool encode_left(const In* x, const Kept* before, float decay, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* payload,
                  Kept* left, int threads) {
     constexpr bool BRIEF = sizeof(Kept) < sizeof(float);
     const int64_t blocks = (n + block - 1) / block;
@@ -345,24 +358,31 @@ void sum_encode(const uint8_t* const* payloads, int count, int64_t n, int64_t bl
 
 using namespace thinwire;
 
-// x (n,) -> payload. steps: (m,), or null for largest magnitude / top.
-EXPORT void grid_encode(const float* x, const float* steps, int64_t n, int64_t block, int bits, int rise, int lots, uint32_t key0,
+// x (n,), of a kind of `given_as` -> payload. steps: (m,), or null for largest magnitude / top.
+EXPORT void grid_encode(const void* values, int kind, const float* steps, int64_t n, int64_t block, int bits, int rise, int lots, uint32_t key0,
                         uint32_t key1, uint8_t* payload, int threads) {
     const Grid grid(bits, rise);
-    if (steps)
-        (lots ? encode<true, true> : encode<false, true>)(x, steps, n, block, grid, {key0, key1}, payload, threads);
-    else
-        (lots ? encode<true, false> : encode<false, false>)(x, steps, n, block, grid, {key0, key1}, payload, threads);
+    given_as(kind, values, [&](const auto* x) {
+        const Lots drawn{key0, key1};
+        if (steps)
+            lots ? encode<true, true>(x, steps, n, block, grid, drawn, payload, threads)
+                 : encode<false, true>(x, steps, n, block, grid, drawn, payload, threads);
+        else
+            lots ? encode<true, false>(x, steps, n, block, grid, drawn, payload, threads)
+                 : encode<false, false>(x, steps, n, block, grid, drawn, payload, threads);
+    });
 }
 
 // y = x + decay · before -> payload, and left = y - what it decodes to; whether all of that is finite. left may be before.
 // brief: before and left are bfloat16.
-EXPORT int grid_encode_left(const float* x, const void* before, int brief, float decay, int64_t n, int64_t block, int bits, int rise,
+EXPORT int grid_encode_left(const void* values, int kind, const void* before, int brief, float decay, int64_t n, int64_t block, int bits, int rise,
                             int lots, uint32_t key0, uint32_t key1, uint8_t* payload, void* left, int threads) {
     const Grid grid(bits, rise);
-    return kept_as(brief, before, left, [&](const auto* from, auto* to) {
-        return lots ? encode_left<true>(x, from, decay, n, block, grid, {key0, key1}, payload, to, threads)
-                    : encode_left<false>(x, from, decay, n, block, grid, {key0, key1}, payload, to, threads);
+    return given_as(kind, values, [&](const auto* x) {
+        return kept_as(brief, before, left, [&](const auto* from, auto* to) {
+            return lots ? encode_left<true>(x, from, decay, n, block, grid, {key0, key1}, payload, to, threads)
+                        : encode_left<false>(x, from, decay, n, block, grid, {key0, key1}, payload, to, threads);
+        });
     });
 }
 

@@ -174,8 +174,8 @@ template <typename Kept> INLINE void all_kept(const float* RESTRICT x, int64_t n
 }
 
 // Whether what is left is finite. y of a block that is no lane waits where its rest will be, or (of a brief one) in memory of its own.
-template <typename Kept>
-bool encode_left(const float* x, const Kept* before, float decay, int64_t n, int64_t block, uint8_t* payload, Kept* left, int threads) {
+template <typename In, typename Kept>
+bool encode_left(const In* x, const Kept* before, float decay, int64_t n, int64_t block, uint8_t* payload, Kept* left, int threads) {
     uint8_t* bits = payload + head(n, block);
     const bool past = block == LANE && goes_past(left, n, LATER);
     std::atomic<bool> finite{true};
@@ -216,36 +216,59 @@ bool encode_left(const float* x, const Kept* before, float decay, int64_t n, int
 
 using namespace thinwire;
 
-EXPORT void sign_encode(const float* x, int64_t n, int64_t block, uint8_t* payload, int threads) {
+namespace {
+
+template <typename In> void encode(const In* x, int64_t n, int64_t block, uint8_t* payload, int threads) {
     uint8_t* bits = payload + head(n, block);
     const int64_t blocks = (n + block - 1) / block;
     in_threads(blocks, n, threads, [=](int64_t begin, int64_t end) {
         int64_t b = begin;
+        std::vector<float> room(NARROW<In> ? std::min(std::max(block, LANE), std::max(n, LANE)) : 0);
+        const auto floats = [&](int64_t at, int64_t m) {
+            const float* own = nullptr;
+            for (int64_t i = 0; i < m; i += LANE) {
+                const float* lane = widened(x + at + i, std::min(LANE, m - i), room.data() + (NARROW<In> ? i : 0));
+                own = i ? own : lane;
+            }
+            return own;
+        };
 #if defined(__AVX512F__)
         constexpr int64_t MANY = 8;  // sums at once, so that one does not wait for the other
+        alignas(64) float lanes[NARROW<In> ? MANY * LANE : 1];
         for (; block == LANE && (b + MANY) * LANE <= n && b + MANY <= end; b += MANY) {
             __m512 sums[MANY];
+            const float* own[MANY];
             for (int64_t k = 0; k < MANY; ++k) {
                 const int64_t at = (b + k) * LANE;
                 prefetched(x + at, LANE);
-                sums[k] = lane_bits(x + at, bits + at / 8);
+                own[k] = widened(x + at, LANE, lanes + (NARROW<In> ? k * LANE : 0));
+                sums[k] = lane_bits(own[k], bits + at / 8);
             }
-            for (int64_t k = 0; k < MANY; ++k) store(payload + 4 * (b + k), lane_mean(sums[k], x + (b + k) * LANE));
+            for (int64_t k = 0; k < MANY; ++k) store(payload + 4 * (b + k), lane_mean(sums[k], own[k]));
         }
 #endif
         for (; b < end; ++b) {
             const int64_t at = b * block, m = std::min(block, n - at);
             prefetched(x + at, m);
-            store(payload + 4 * b, block_encode(x + at, m, bits + at / 8));
+            store(payload + 4 * b, block_encode(floats(at, m), m, bits + at / 8));
         }
     });
 }
 
+}  // namespace
+
+// x (n,), of a kind of `given_as` -> payload.
+EXPORT void sign_encode(const void* values, int kind, int64_t n, int64_t block, uint8_t* payload, int threads) {
+    given_as(kind, values, [&](const auto* x) { encode(x, n, block, payload, threads); });
+}
+
 // y = x + decay · before -> payload, and left = y - what it decodes to; whether all of that is finite. left may be before.
 // brief: before and left are bfloat16.
-EXPORT int sign_encode_left(const float* x, const void* before, int brief, float decay, int64_t n, int64_t block, uint8_t* payload,
+EXPORT int sign_encode_left(const void* values, int kind, const void* before, int brief, float decay, int64_t n, int64_t block, uint8_t* payload,
                             void* left, int threads) {
-    return kept_as(brief, before, left, [&](const auto* from, auto* to) { return encode_left(x, from, decay, n, block, payload, to, threads); });
+    return given_as(kind, values, [&](const auto* x) {
+        return kept_as(brief, before, left, [&](const auto* from, auto* to) { return encode_left(x, from, decay, n, block, payload, to, threads); });
+    });
 }
 
 EXPORT void sign_decode(const uint8_t* payload, int64_t n, int64_t block, int add, float* out, int threads) {

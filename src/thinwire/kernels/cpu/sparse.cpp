@@ -167,9 +167,9 @@ bool short_chunk(const float* x, int64_t n, int64_t k, uint32_t* bar, int64_t* p
 }
 #endif
 
-#if defined(__AVX2__)
 constexpr int WAYS = 4;
 
+#if defined(__AVX2__)
 // The k largest of WAYS chunks of 64 side by side: for each the highest bar that k reach, to 1/512 of an octave, within an octave of where
 // the last one was. Every search takes the same steps, so no branch is guessed wrong and none waits for another. Bit c: chunk c has its k.
 INLINE int words(const float* const* x, int64_t k, uint32_t* bar, int64_t* places, float* values) {
@@ -281,24 +281,27 @@ template <typename Take> INLINE int each_place(const uint8_t* in, const Coding& 
     return FINE;
 }
 
-// The k largest of each chunk; ready(c) gives a chunk, once, and again(c) what it gave.
-template <typename Ready, typename Again>
-void topk(const Ready& ready, const Again& again, int64_t chunks, int64_t per, int64_t k, int64_t* places, float* values, int threads) {
+// The k largest of each chunk; ready(c, room) gives a chunk, once. ROOM: it puts it there, and there is room for the chunks that wait.
+template <bool ROOM, typename Ready>
+void topk(const Ready& ready, int64_t chunks, int64_t per, int64_t k, int64_t* places, float* values, int threads) {
     in_threads(chunks, chunks * per, threads, [=](int64_t begin, int64_t end) {
         Candidates found;
         uint32_t bar = 0;
+        const float* waiting[WAYS] = {};
+        std::vector<float> room(ROOM ? WAYS * per : 0);
+        const auto place = [&](int64_t c) { return room.data() + (ROOM ? c % WAYS * per : 0); };
         int done = 0, there = 0;  // of the chunks from c on, a bit each: those that have their k, and those that are ready
         for (int64_t c = begin; c < end; ++c, done >>= 1, there >>= 1) {
 #if defined(__AVX2__)
             if (per == 64 && !there && end - c >= WAYS) {
                 const float* own[WAYS];
-                for (int w = 0; w < WAYS; ++w) own[w] = ready(c + w);
+                for (int w = 0; w < WAYS; ++w) waiting[(c + w) % WAYS] = own[w] = ready(c + w, place(c + w));
                 there = (1 << WAYS) - 1;
                 done = words(own, k, &bar, places + c * k, values + c * k);
             }
             if (done & 1) continue;
 #endif
-            const float* own = there & 1 ? again(c) : ready(c);
+            const float* own = there & 1 ? waiting[c % WAYS] : ready(c, place(c));
 #if defined(__AVX2__)
             if (per <= SHORT && per % 64 == 0 && short_chunk(own, per, k, &bar, places + c * k, values + c * k)) continue;
 #endif
@@ -323,29 +326,39 @@ void topk(const Ready& ready, const Again& again, int64_t chunks, int64_t per, i
 using namespace thinwire;
 
 // The k largest of each `per` values: places within their chunk, ascending, and values, both (chunks, k).
-EXPORT void topk_chunks(const float* x, int64_t chunks, int64_t per, int64_t k, int64_t* places, float* values, int threads) {
-    const auto ready = [=](int64_t c) {
-        if (per <= SHORT)
-            for (int64_t i = 0; i < per; i += LANE) prefetched(x + c * per + i, per - i);
-        return x + c * per;
-    };
-    topk(ready, [=](int64_t c) { return x + c * per; }, chunks, per, k, places, values, threads);
+EXPORT void topk_chunks(const void* given, int kind, int64_t chunks, int64_t per, int64_t k, int64_t* places, float* values, int threads) {
+    given_as(kind, given, [=](const auto* x) {
+        using In = std::remove_cv_t<std::remove_pointer_t<decltype(x)>>;
+        const auto ready = [=](int64_t c, float* room) {
+            const float* own = nullptr;
+            for (int64_t i = 0; i < per; i += LANE) {
+                if (per <= SHORT) prefetched(x + c * per + i, per - i);
+                const float* lane = widened(x + c * per + i, std::min(LANE, per - i), room + (NARROW<In> ? i : 0));
+                own = i ? own : lane;
+                if (!NARROW<In> && per > SHORT) break;
+            }
+            return own;
+        };
+        topk<NARROW<In>>(ready, chunks, per, k, places, values, threads);
+    });
 }
 
 // The same of y = x + decay · before, which is left in `y`.
-EXPORT void topk_chunks_sum(const float* x, const float* before, float decay, int64_t chunks, int64_t per, int64_t k, int64_t* places,
+EXPORT void topk_chunks_sum(const void* given, int kind, const float* before, float decay, int64_t chunks, int64_t per, int64_t k, int64_t* places,
                             float* values, float* y, int threads) {
-    const auto ready = [=](int64_t c) {
-        const int64_t at = c * per;
-        for (int64_t i = at; i < at + per; i += LANE) {
-            const int64_t m = std::min(LANE, at + per - i);
-            prefetched(x + i, m);
-            prefetched(before + i, m);
-            summed(x + i, before + i, decay, m, y + i);
-        }
-        return static_cast<const float*>(y + at);
-    };
-    topk(ready, [=](int64_t c) { return static_cast<const float*>(y + c * per); }, chunks, per, k, places, values, threads);
+    given_as(kind, given, [=](const auto* x) {
+        const auto ready = [=](int64_t c, float*) {
+            const int64_t at = c * per;
+            for (int64_t i = at; i < at + per; i += LANE) {
+                const int64_t m = std::min(LANE, at + per - i);
+                prefetched(x + i, m);
+                prefetched(before + i, m);
+                summed(x + i, before + i, decay, m, y + i);
+            }
+            return static_cast<const float*>(y + at);
+        };
+        topk<false>(ready, chunks, per, k, places, values, threads);
+    });
 }
 
 // The places, ascending, and values of entries of size `bar` or more; how many there are. Of more than `most`, nothing is written.

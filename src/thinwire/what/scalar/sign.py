@@ -85,7 +85,7 @@ class sign(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        return fast.sign_encode(x.to(spec.work), length(self.block, spec))
+        return fast.sign_encode(x, length(self.block, spec))
 
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
@@ -121,7 +121,7 @@ class sign(Coder):
         if not spec.numel:
             return super().encode_with_residual(x, residual, decay, spec, state, ctx)
         payload, new_residual, finite = fast.sign_encode_with_residual(
-            x.to(spec.work), residual, decay, length(self.block, spec)
+            x, residual, decay, length(self.block, spec)
         )
         packet = Packet.of(payload, self, spec, state, ctx)
         return EncodedWithResidual(

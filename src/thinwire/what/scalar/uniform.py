@@ -242,9 +242,12 @@ class uniform(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        x, key = x.to(spec.work), self._key(spec, ctx)
+        key = self._key(spec, ctx)
+        if self._has_kernels and self.scale == "absmax":
+            return fast.grid_encode(x, *self._settings(spec), key)
+        x = x.to(spec.work)
         if self._has_kernels:
-            steps = None if self.scale == "absmax" else self._steps(x, spec)
+            steps = self._steps(x, spec)
             return fast.grid_encode(x, *self._settings(spec), key, steps)
         random_bits = None if key is None else reference.random_bits(spec.numel, key).to(x.device)
         # 1. and 2. The grid of each block, and the codes on it.
@@ -314,7 +317,7 @@ class uniform(Coder):
             return super().encode_with_residual(x, residual, decay, spec, state, ctx)
         settings = (*self._settings(spec), self._key(spec, ctx))
         payload, new_residual, finite = fast.grid_encode_with_residual(
-            x.to(spec.work), residual, decay, *settings
+            x, residual, decay, *settings
         )
         packet = Packet.of(payload, self, spec, state, ctx)
         return EncodedWithResidual(

@@ -85,7 +85,6 @@ class topk(Transform):
         )
 
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
-        x = x.to(spec.work)
         cores: list[Tensor] = []
         # 1. to 3. run by run: indices as side bytes, values as the core.
         sides: list[Tensor] = []
@@ -93,14 +92,15 @@ class topk(Transform):
             where, values = fast.largest(x[at : at + chunks * size].view(chunks, size), k)
             cores.append(values.view(-1))
             sides.append(_indices.write(where, size))
-        return _joined(cores, x.new_empty(0)), _joined(sides, x.new_empty(0, dtype=torch.uint8))
+        nothing = x.new_empty(0, dtype=spec.work)
+        return _joined(cores, nothing), _joined(sides, x.new_empty(0, dtype=torch.uint8))
 
     def split_with_residual(
         self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         # 1. Add the residual and find the k largest in one pass; y holds all of x + decay ·
         # residual.
-        x, y = x.to(spec.work), memory.empty(spec.numel, spec.work, x.device)
+        y = memory.empty(spec.numel, spec.work, x.device)
         taken: list[tuple[Tensor, Tensor, Tensor]] = []
         sides: list[Tensor] = []
         # 2. Indices to the side bytes, values to the core.
@@ -111,7 +111,7 @@ class topk(Transform):
             where, values = fast.largest_sum(rows, past, decay, out, k)
             taken.append((out, where, values))
             sides.append(_indices.write(where, size))
-        core = _joined([values.view(-1) for _, _, values in taken], x.new_empty(0))
+        core = _joined([values.view(-1) for _, _, values in taken], y.new_empty(0))
 
         # 3. Once the core is encoded, subtract from y what it decodes to: y becomes the residual.
         def residual_of(decoded: Tensor) -> tuple[Tensor, Tensor]:
