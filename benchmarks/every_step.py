@@ -4,10 +4,10 @@ lab.
     python -m benchmarks.every_step --hosts 2 --rate 100e6
     python -m benchmarks.every_step --hosts 4 --rate 100e6 --only top-k
 
-Each rank, of one thread, trains one copy of the model for each strategy by fused AdamW with clipping, in
-turn with a copy that sends nothing. A barrier stands before each block of steps, the slowest rank's
-time counts, and ratios are taken within each turn. Two hosts have a core each on two cores; four
-share them. A goal that goes by bytes takes what a rank has sent, at the link's rate.
+Each rank, of one thread, trains one copy of the model for each strategy by fused AdamW with
+clipping, in turn with a copy that sends nothing. A barrier stands before each block of steps, the
+slowest rank's time counts, and ratios are taken within each turn. Two hosts have a core each on two
+cores; four share them. A goal that goes by bytes takes what a rank has sent, at the link's rate.
 
 The meter explains a part of the difference in wall clock: processor time of codecs, of the loop's
 own work on buckets and of the wire, which take the core from the model, and time in waits.

@@ -34,6 +34,23 @@ def test_one_loss_and_not_two() -> None:
     assert torch.equal(outcomes[0].total, own[0] + own[1] + own[2])
 
 
+@pytest.mark.parametrize("codec", [feedback(topk(0.1)), uniform(4), identity()], ids=repr)
+def test_the_sum_lies_in_the_bucket_where_no_payload_does(codec: Codec) -> None:
+    xs = {rank: torch.randn(MANY.numel) for rank in range(3)}
+    at, route = contexts(group=(0, 1, 2)), gather()
+    given = {rank: x.clone() for rank, x in xs.items()}
+    outcomes = run(
+        {r: route.carry(codec, given[r], MANY, route.init(codec, MANY, at[r]), at[r]) for r in xs}
+    )
+    for rank, outcome in outcomes.items():
+        assert torch.equal(outcome.total, outcomes[0].total)
+        # Values that are sent as they are lie in the bucket, so a sum there would change them.
+        if codec == identity():
+            assert torch.equal(outcome.total, xs[0] + xs[1] + xs[2])
+        else:
+            assert outcome.total.data_ptr() == given[rank].data_ptr()
+
+
 def test_rounds_are_phased_in_pairs() -> None:
     """In round k everyone sends to the k-th after it, and hears from the k-th before it."""
     at = contexts(group=(0, 1, 2, 3))

@@ -46,6 +46,7 @@ class _LiesAboutBytes(uniform):
         return uniform(self.bits, self.block).decode(payload, spec, state, ctx, sender)
 
     accumulate = Coder.accumulate
+    fill = Coder.fill
 
 
 class _LiesAboutItsFlight(cast):
@@ -90,12 +91,24 @@ class _IsCoarse(uniform):
     ) -> Tensor:
         return super().decode(payload, spec, state, ctx, sender) * 1.1
 
+    fill = Coder.fill
+
 
 class _DecodesByWhoItIs(uniform):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         return super().decode(payload, spec, state, ctx, sender) * (1 + 1e-3 * ctx.rank)
+
+    fill = Coder.fill
+
+
+class _FillsWithHalf(uniform):
+    def fill(
+        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> None:
+        super().fill(out, payload, spec, state, ctx, sender)
+        out /= 2
 
 
 class _DecodesToAnotherDtype(cast):
@@ -174,6 +187,7 @@ BROKEN: list[tuple[Codec, str]] = [
     (_DrawsFromAnywhere(rounding="stochastic"), "the same step and seed give the same bytes"),
     (_IsCoarse(), "the error is within its bound"),
     (_DecodesByWhoItIs(), "all ranks open the same payloads to the same bits"),
+    (_FillsWithHalf(), "`fill` writes the bits that `decode` returns"),
     (_DecodesToAnotherDtype(), "a packet decodes to its span, flat, in its work dtype"),
     (_AddsWhatCannotBe(), "a sum of payloads opens to the sum"),
     (_SaysNotWhatItSent(), "a lossy codec says what it sent"),

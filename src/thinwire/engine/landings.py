@@ -99,6 +99,7 @@ class Landings:
         if self.guard.active and (failed or not finite):
             self.guard.failed(landing, status)
         # 3. write
+        loss_scale = self._session.loss_scale
         for bucket, air in landing:
             bucket.silent = (
                 air.silent if status is None else status.silent.get(bucket.index, frozenset())
@@ -108,8 +109,8 @@ class Landings:
             self._flights.take_back_silent(bucket, air)
             # With stateful codecs values fly unscaled; the loop's scaler divides by the scale
             # again.
-            if self._session.on_gradients and self._flights.stateful:
-                air.x.mul_(self._session.loss_scale)
+            if self._session.on_gradients and self._flights.stateful and loss_scale != 1.0:
+                air.x.mul_(loss_scale)
             with phase("write", bucket.index):
                 self._write(bucket, air.x)
         self.applied = False

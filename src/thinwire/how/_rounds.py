@@ -94,6 +94,22 @@ def targets(codec: Codec, x: Tensor, spans: Sequence[Spec]) -> dict[int, Tensor]
     return {j: x[span.begin - begin : span.end - begin] for j, span in enumerate(spans)}
 
 
+def opened(
+    coder: Coder,
+    payload: Tensor,
+    spec: Spec,
+    state: State,
+    ctx: RankContext,
+    sender: int,
+    into: Tensor | None,
+) -> Tensor:
+    """Decode a payload, into a tensor where there is one that suits."""
+    if into is None or into.numel() != spec.numel or into.dtype != spec.work:
+        return coder.decode(payload, spec, state, ctx, sender)
+    coder.fill(into, payload, spec, state, ctx, sender)
+    return into
+
+
 def joined(x: Tensor, totals: Sequence[Tensor]) -> Tensor:
     """Return the totals of spans, one after the other: `x` itself, where they lie there."""
     at = x.data_ptr()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from thinwire.core import Coder, Packet, RankContext, Spec, State
 from thinwire.how._moves import Message, Move
-from thinwire.how._rounds import Expected, Totals, swap_runs
+from thinwire.how._rounds import Expected, Totals, opened, swap_runs
 from thinwire.kernels import reference
 
 
@@ -139,7 +139,7 @@ class _Unopened:
 
     def open(self, into: Tensor | None) -> Tensor:
         packet = self.packet
-        return _opened(
+        return opened(
             packet.coder,
             self.whole(),
             packet.spec,
@@ -200,7 +200,7 @@ class _Opened:
 
     def open(self, into: Tensor | None) -> Tensor:
         coder, spec, state = self.coder_of
-        return _opened(coder, self.whole(), spec, state, self.ctx.child("back"), self.owner, into)
+        return opened(coder, self.whole(), spec, state, self.ctx.child("back"), self.owner, into)
 
     def _add_up(self) -> Tensor:
         """Add what was received since the last sum, in the order of ranks."""
@@ -229,22 +229,6 @@ class _Opened:
         their moves otherwise.
         """
         return self.ctx.child("hop")
-
-
-def _opened(
-    coder: Coder,
-    payload: Tensor,
-    spec: Spec,
-    state: State,
-    ctx: RankContext,
-    sender: int,
-    into: Tensor | None,
-) -> Tensor:
-    """Decode a payload, into a tensor where there is one that suits."""
-    if into is None or into.numel() != spec.numel or into.dtype != spec.work:
-        return coder.decode(payload, spec, state, ctx, sender)
-    coder.fill(into, payload, spec, state, ctx, sender)
-    return into
 
 
 def added(payloads: Sequence[Tensor], sums: tuple[tuple[int, torch.dtype], ...]) -> Tensor:

@@ -10,13 +10,14 @@ two ranks, or sparse payloads while m/M < 2/K.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
 
 from thinwire.core import Codec, Flight, Link, Outcome, Packet, RankContext, Route, Spec, State
 from thinwire.how._plan import largest
-from thinwire.how._rounds import TensorFlight, one_span, swap
+from thinwire.how._rounds import TensorFlight, one_span, opened, swap, targets
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,10 @@ class gather(Route):
     def carry(
         self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
     ) -> Flight[Outcome]:
-        return (yield from one_span(codec.rounds(x, spec, state.child("codec"), ctx), _total))
+        # Where the codec has done with its input, sums may be written there.
+        into = targets(codec, x, (spec,)).get(0)
+        rounds = codec.rounds(x, spec, state.child("codec"), ctx)
+        return (yield from one_span(rounds, partial(_total, into)))
 
     def sent_nbytes(self, codec: Codec, spec: Spec, ctx: RankContext) -> float | None:
         nbytes = codec.nbytes(spec)
@@ -55,7 +59,7 @@ class gather(Route):
         return link.seconds(*[largest(codec, spec)] * (ctx.world - 1))
 
 
-def _total(packet: Packet) -> TensorFlight:
+def _total(into: Tensor | None, packet: Packet) -> TensorFlight:
     ctx = packet.ctx
     # 1. Send this rank's payload to all others, receive theirs.
     send = [(rank, packet.payload, packet.fixed) for rank in ctx.others]
@@ -66,8 +70,15 @@ def _total(packet: Packet) -> TensorFlight:
     )
     received[ctx.rank] = packet.payload
     # 2. Add in the order of ranks, so that all ranks hold the same bits.
-    total: Tensor | None = None
-    for rank in ctx.group:
-        total = packet.add(total, received.pop(rank), rank)
-    assert total is not None
+    #    The first is opened into the bucket, unless this rank's own payload lies there.
+    first = ctx.group[0]
+    if into is not None and _same_memory(into, packet.payload):
+        into = None
+    total = opened(packet.coder, received.pop(first), packet.spec, packet.state, ctx, first, into)
+    for rank in ctx.group[1:]:
+        packet.add(total, received.pop(rank), rank)
     return total
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

@@ -81,6 +81,7 @@ def run_rounds(
         for rank, packet in packets.items():
             _check_packet(codec, packet, case)
             replies[rank] = add_up(packet, payloads)
+        _check_fill(codec, packets, payloads, case)
         totals = [reply for reply in replies.values() if reply is not None]
         alike = all(same(total, totals[0]) for total in totals)
         require(alike, codec, "all ranks open the same payloads to the same bits", case)
@@ -94,6 +95,17 @@ def add_up(packet: Packet, payloads: Mapping[int, Tensor]) -> Tensor:
         total = packet.add(total, payload.clone(), sender)
     assert total is not None
     return total
+
+
+def _check_fill(
+    codec: Codec, packets: Mapping[int, Packet], payloads: Mapping[int, Tensor], case: str
+) -> None:
+    """Check that a payload opened into a tensor gives the bits that it opens to."""
+    rank, packet = next(iter(packets.items()))
+    opened = packet.open(payloads[rank].clone(), rank)
+    filled = torch.full_like(opened, 3)
+    packet.coder.fill(filled, payloads[rank].clone(), packet.spec, packet.state, packet.ctx, rank)
+    require(same(filled, opened), codec, "`fill` writes the bits that `decode` returns", case)
 
 
 def _next(flow: Rounds, reply: Tensor | None) -> Packet | Outcome:

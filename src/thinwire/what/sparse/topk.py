@@ -128,9 +128,21 @@ class topk(Transform):
     def join(
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        out = memory.empty(spec.numel, spec.work, core.device).zero_()
-        self.add(out, core, side, spec, state, ctx, sender)
+        out = memory.empty(spec.numel, spec.work, core.device)
+        self.put(out, core, side, spec, state, ctx, sender)
         return out
+
+    def put(
+        self,
+        out: Tensor,
+        core: Tensor,
+        side: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
+    ) -> None:
+        self.add(out.zero_(), core, side, spec, state, ctx, sender)
 
     def add(
         self,

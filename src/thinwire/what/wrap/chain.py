@@ -69,6 +69,20 @@ class Transform(Coder):
         those."""
         total.add_(self.join(core, side, spec, state, ctx, sender))
 
+    def put(
+        self,
+        out: Tensor,
+        core: Tensor,
+        side: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
+    ) -> None:
+        """Write join(core, side) to `out`; a transform overrides it where it can write there at
+        once."""
+        out.copy_(self.join(core, side, spec, state, ctx, sender))
+
     def split_with_residual(
         self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> tuple[Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
@@ -114,6 +128,13 @@ class Transform(Coder):
     ) -> Tensor:
         return chain(self, identity()).decode(
             payload, spec, State(children={"first": state, "second": State()}), ctx, sender
+        )
+
+    def fill(
+        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> None:
+        chain(self, identity()).fill(
+            out, payload, spec, State(children={"first": state, "second": State()}), ctx, sender
         )
 
     def accumulate(
@@ -277,6 +298,12 @@ class chain(Coder):
     ) -> Tensor:
         core, side = self._opened(payload, spec, state, ctx, sender)
         return self.first.join(core, side, spec, state.child("first"), ctx, sender)
+
+    def fill(
+        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> None:
+        core, side = self._opened(payload, spec, state, ctx, sender)
+        self.first.put(out, core, side, spec, state.child("first"), ctx, sender)
 
     def _opened(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
