@@ -34,6 +34,22 @@ def test_every_recipe_is_told(capfd: pytest.CaptureFixture[str]) -> None:
         assert row["source"] or row["recipe"] in ("dense", "accumulation")
 
 
+def test_a_codec_that_is_slower_than_its_link_is_told(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from thinwire.planner.codecs import Speed
+
+    monkeypatch.setattr("thinwire.cli.recipes.speed", lambda _: Speed(1.0, 1.0, 14.0))
+    assert main(["recipes", "for_link,gbits=100,node=8", "--world", "16"]) == 0
+    assert "WARNING: a link of 100 Gb/s is faster" in " ".join(capfd.readouterr().out.split())
+    assert told(capfd, "for_link,gbits=1")["speed"] == {
+        "encode_ns": 1.0,
+        "decode_ns": 1.0,
+        "pays_below_gbits": 14.0,
+        "gbits": 1.0,
+    }
+
+
 def members() -> dict[str, Any]:
     import thinwire.how
     import thinwire.on

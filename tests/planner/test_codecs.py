@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from thinwire.core import RankContext
 from thinwire.errors import DataError
-from thinwire.planner.codecs import Figures, frontier, gaussian, laid, measured, read
+from thinwire.planner.codecs import Figures, frontier, gaussian, laid, measured, read, speed
 from thinwire.what import feedback, identity, lowrank, topk, uniform
 
 
@@ -30,6 +30,15 @@ def test_bytes_and_errors_are_the_codecs(codec: object) -> None:
     assert 0 < row.error < 1.3
     assert row.encode_ratio == row.encode_gb_s / 10
     assert (row.decode_gb_s is None) == isinstance(codec, lowrank)
+
+
+def test_a_speed_says_up_to_which_link_a_codec_pays() -> None:
+    one = speed(uniform(4, block=0), 1 << 12)
+    assert one.decode_ns is not None
+    saved = 32 - 8 * (4 + (1 << 11)) / (1 << 12)
+    assert one.pays_below_gbits == pytest.approx(saved / (one.encode_ns + one.decode_ns))
+    assert speed(identity(), 1 << 12).pays_below_gbits is None
+    assert speed(lowrank(2), 1 << 12).decode_ns is None
 
 
 def test_an_error_by_hand() -> None:

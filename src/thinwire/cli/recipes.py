@@ -18,17 +18,16 @@ import textwrap
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from thinwire.cli._speed import asked_gbits, rate, speed_words
 from thinwire.errors import ConfigError
+from thinwire.planner.codecs import speed
 from thinwire.planner.ledger import sent
 from thinwire.planner.memory import kept_bytes, on_host
 from thinwire.planner.shape import Named, Shape
 from thinwire.text.output import CommandOutput
 from thinwire.train.values import count
-
-if TYPE_CHECKING:
-    pass
 
 ABOUT = """\
 List the named strategies: their parts, their sources, and what they send.
@@ -147,6 +146,7 @@ def one(spec: str, shape: Shape | Named, world: int) -> dict[str, Any]:
         "strategy": repr(strategy),
         "toml": strategy.to_toml(),
         "bytes": {**asdict(sent_facts), "fewer": sent_facts.fewer},
+        "speed": {**asdict(speed(strategy.what)), "gbits": asked_gbits(spec)},
         "memory": {
             "bytes": sum(state_bytes.values()),
             "a_parameter": sum(state_bytes.values()) / shape.parameters,
@@ -252,10 +252,11 @@ def _bytes_words(facts: dict[str, Any]) -> tuple[str, str]:
 def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
     # Columns of figures, then slots and source, wrapped in the last column.
     first, second, third, fourth = max(len(row["recipe"]) for row in rows), 7, 7, 5
-    indent = " " * (first + second + third + fourth + 8)
+    indent = " " * (first + second + third + 2 * fourth + 10)
     lines = [
         (
             f"{'recipe':<{first}}  {'bytes':>{second}}  {'fewer':>{third}}  {'keeps':>{fourth}}  "
+            f"{'Gb/s':>{fourth}}  "
             "when × what × how × on; source"
         ),
         "─" * wide,
@@ -266,10 +267,10 @@ def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
             " × ".join(row["slots"].values()), wide - len(indent), break_long_words=False
         )
         source = textwrap.wrap(row["source"] or row["about"], wide - len(indent))
-        keeps = f"{row['memory']['a_parameter']:.1f}"
+        keeps, pays = f"{row['memory']['a_parameter']:.1f}", rate(row["speed"]["pays_below_gbits"])
         lines.append(
             f"{row['recipe']:<{first}}  {sent_bytes:>{second}}  {fewer:>{third}}  "
-            f"{keeps:>{fourth}}  {slots[0]}"
+            f"{keeps:>{fourth}}  {pays:>{fourth}}  {slots[0]}"
         )
         lines += [indent + more for more in (*slots[1:], *source)]
     # Notes under the table: units, examples, and what goes between nodes.
@@ -277,7 +278,8 @@ def _table(rows: Sequence[dict[str, Any]], size: str, wide: int) -> str:
         "bytes: sent by a rank, a parameter and step, on average over ranks and steps, warm-up "
         "apart; fewer: than dense fp32 at every "
         "step; keeps: bytes of memory a rank and parameter beside parameters, gradients and the "
-        f"loop's optimiser. For {size}; --model, "
+        "loop's optimiser; Gb/s: on a faster link the codec, on this machine, takes longer than "
+        f"it saves. For {size}; --model, "
         f"--parameters, --width, --layers and --world choose others."
     )
     examples = "; ".join(
@@ -352,6 +354,7 @@ def _page(facts: dict[str, Any], size: str, wide: int) -> str:
     for name, text in (
         ("strategy", facts["strategy"]),
         ("bytes", f"{words}. For {size}; each bucket is sent {period}."),
+        ("codec", speed_words(facts["speed"])),
         ("memory", keeps),
     ):
         lines += textwrap.wrap(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -52,6 +53,19 @@ class Figures:
     decode_ratio: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How long a codec takes for a value, in ns, and the rate of a link up to which that pays.
+
+    On a faster link, in Gb/s, encoding and decoding take longer than what they save of sending
+    float32; `None` for a codec that saves nothing.
+    """
+
+    encode_ns: float
+    decode_ns: float | None
+    pays_below_gbits: float | None
+
+
 class Priced(Protocol):
     """What has a place in a plane of bits and error."""
 
@@ -80,8 +94,13 @@ class RoundTrip:
     cosine: float
 
 
-def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> Figures:
-    """Measure a codec on tensors that lie side by side as in a bucket.
+def measured(
+    codec: Codec,
+    tensors: Mapping[str, Tensor],
+    copy_gb_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Figures:
+    """Measure a codec on tensors that lie side by side as in a bucket, in seconds of a clock.
 
     Raises:
         PayloadError: its own payload does not decode.
@@ -90,7 +109,7 @@ def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> F
     x, spec = laid(tensors)
     ctx = RankContext(rank=0, group=(0,), step=0, seed=SEED)
     outcome = round_trip(codec, x, spec, ctx)
-    encode_s, decode_s = _seconds(codec, x, spec, ctx)
+    encode_s, decode_s = _seconds(codec, x, spec, ctx, clock=clock)
     encode, decode = (
         x.nbytes / encode_s / 1e9,
         None if decode_s is None else x.nbytes / decode_s / 1e9,
@@ -108,6 +127,21 @@ def measured(codec: Codec, tensors: Mapping[str, Tensor], copy_gb_s: float) -> F
         encode / copy_gb_s,
         ratio,
     )
+
+
+@lru_cache(maxsize=64)
+def speed(codec: Codec, numel: int = 1 << 20) -> Speed:
+    """Measure how fast a codec is on a small matrix of normal values, in a few hundredths of a
+    second."""
+    x, spec = laid(gaussian(numel))
+    ctx = RankContext(rank=0, group=(0,), step=0, seed=SEED)
+    nbytes, _ = payload_and_sum(codec, x, spec, ctx)
+    encode_s, decode_s = _seconds(codec, x, spec, ctx, LEAST_S / 10)
+    saved = 32 - 8 * nbytes / x.numel()
+    encode_ns = 1e9 * encode_s / x.numel()
+    decode_ns = None if decode_s is None else 1e9 * decode_s / x.numel()
+    pays = saved / (encode_ns + (decode_ns or 0.0)) if saved > 0 else None
+    return Speed(encode_ns, decode_ns, pays)
 
 
 def round_trip(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> RoundTrip:
@@ -204,27 +238,39 @@ def gaussian(numel: int, heavy: bool = False) -> dict[str, Tensor]:
     return {"matrix": normal}
 
 
-def _seconds(codec: Codec, x: Tensor, spec: Spec, ctx: RankContext) -> tuple[float, float | None]:
+def _seconds(
+    codec: Codec,
+    x: Tensor,
+    spec: Spec,
+    ctx: RankContext,
+    least_s: float = LEAST_S,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float | None]:
     opens_one = codec.single_packet_coder
     if opens_one is None:
-        return _quickest(lambda: payload_and_sum(codec, x, spec, ctx)), None
+        return _quickest(lambda: payload_and_sum(codec, x, spec, ctx), None, least_s, clock), None
     state = codec.init(spec, ctx)
-    encode_s = _quickest(lambda: next(codec.rounds(x, spec, state, ctx)))
+    encode_s = _quickest(lambda: next(codec.rounds(x, spec, state, ctx)), None, least_s, clock)
     packet = next(codec.rounds(x, spec, state, ctx))
-    return encode_s, _quickest(
-        lambda payload: packet.open(payload, ctx.rank), packet.payload.clone
-    )  # it is handed over, so each gets its own
+    # What is opened is handed over, so each turn gets its own.
+    opened: Callable[[Tensor], object] = lambda payload: packet.open(payload, ctx.rank)  # noqa: E731
+    return encode_s, _quickest(opened, packet.payload.clone, least_s, clock)
 
 
-def _quickest(work: Callable[..., object], prepare: Callable[[], object] | None = None) -> float:
+def _quickest(
+    work: Callable[..., object],
+    prepare: Callable[[], object] | None = None,
+    least_s: float = LEAST_S,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Return the seconds of the quickest turn; what `prepare` makes for each turn is not timed."""
     seconds: list[float] = []
-    begun = time.perf_counter()
-    while len(seconds) < LEAST_TURNS or time.perf_counter() - begun < LEAST_S:
+    begun = clock()
+    while len(seconds) < LEAST_TURNS or clock() - begun < least_s:
         given = [] if prepare is None else [prepare()]
-        before = time.perf_counter()
+        before = clock()
         work(*given)
-        seconds.append(time.perf_counter() - before)
+        seconds.append(clock() - before)
     return min(seconds)
 
 
