@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thinwire.core import RankContext, Spec, State
 from thinwire.errors import StrategyError
-from thinwire.kernels import fast
+from thinwire.kernels import fast, memory
 from thinwire.what.sparse._picked import Picked
 
 
@@ -74,14 +74,15 @@ class threshold(Picked):
         """Return t for these values: a scalar of their dtype."""
         if self.of is None or not x.numel():
             return x.new_tensor(self.value)
-        sizes = torch.where(x.isfinite(), x.abs(), torch.zeros_like(x))
-        largest = sizes.amax()
+        x = x if fast.all_finite(x) else torch.where(x.isfinite(), x, torch.zeros_like(x))
+        largest = torch.stack(x.aminmax()).abs().amax()
         if self.of == "max":
             return largest * self.value
         unit = torch.where(
             largest > 0, largest, torch.ones_like(largest)
         )  # squares of huge or tiny values would not be numbers
-        return (sizes / unit).square().mean().sqrt() * unit * self.value
+        units = torch.div(x, unit, out=memory.empty_like(x))
+        return units.square_().mean().sqrt() * unit * self.value
 
     def _pick(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         picked = fast.above(x, self.bar(x))

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from thinwire.core import RankContext, Spec, State, Traits, check_nbytes
 from thinwire.errors import StrategyError
+from thinwire.kernels import memory
 from thinwire.what.lowrank._parts import runs
 from thinwire.what.wrap.chain import Transform
 
@@ -88,25 +89,32 @@ class dct(Transform):
 
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         x = x.to(spec.work).contiguous()
-        # C = D X Dᵀ of each tile, with a D for its height and one for its width.
-        cores = [x.new_empty(0)]
+        # C = D X Dᵀ of each tile: all tiles of a size in one product on the left, and one on the
+        # right.
+        core, at = memory.empty_like(x), 0
         for tiles in self._tiles(spec):
             rows, columns = _matrix(tiles.height, x), _matrix(tiles.width, x)
-            cores.append((rows @ tiles.of(x) @ columns.T).reshape(-1))
-        return torch.cat(cores), torch.empty(0, dtype=torch.uint8, device=x.device)
+            own, area = core[at : at + tiles.numel], tiles.of(x)
+            cut = memory.empty_like(own).view(area.shape).copy_(area)
+            left = _on_the_left(rows, cut.flatten(0, 1), memory.empty_like(own))
+            torch.mm(left.view(-1, tiles.width), columns.T, out=own.view(-1, tiles.width))
+            at += tiles.numel
+        return core, torch.empty(0, dtype=torch.uint8, device=x.device)
 
     def join(
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
         check_nbytes(self, side, 0)
-        out = torch.empty(spec.numel, dtype=spec.work, device=core.device)
+        core, out, at = core.contiguous(), memory.empty(spec.numel, spec.work, core.device), 0
         # The inverse of an orthonormal transform is its transpose.
-        at = 0
         for tiles in self._tiles(spec):
             rows, columns = _matrix(tiles.height, core), _matrix(tiles.width, core)
-            area = tiles.of(out)
-            area.copy_(rows.T @ core[at : at + area.numel()].view(area.shape) @ columns)
-            at += area.numel()
+            own, area = core[at : at + tiles.numel], tiles.of(out)
+            right = memory.empty_like(own).view(-1, tiles.width)
+            torch.mm(own.view(-1, tiles.width), columns, out=right)
+            cut = right.view(-1, tiles.height, tiles.width)
+            area.copy_(_on_the_left(rows.T, cut, memory.empty_like(own)).view(area.shape))
+            at += tiles.numel
         return out
 
     def _tiles(self, spec: Spec) -> list[_Tiles]:
@@ -168,6 +176,10 @@ class _Tiles:
     across: int
     width: int
 
+    @property
+    def numel(self) -> int:
+        return self.down * self.height * self.across * self.width
+
     def of(self, x: Tensor) -> Tensor:
         """Return these tiles of a flat span, as a view: (down, across, height, width)."""
         area = x[self.at : self.at + self.rows * self.columns].view(self.rows, self.columns)
@@ -179,6 +191,11 @@ class _Tiles:
             0, (self.down, self.height)
         )
         return tiles.permute(0, 2, 1, 3)
+
+
+def _on_the_left(by: Tensor, tiles: Tensor, out: Tensor) -> Tensor:
+    """Return a square matrix times each tile (k, height, width), in the memory of `out`."""
+    return torch.bmm(by.expand(len(tiles), *by.shape), tiles, out=out.view(tiles.shape))
 
 
 def _cuts(length: int, size: int) -> list[tuple[int, int, int]]:
