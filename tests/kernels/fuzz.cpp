@@ -30,6 +30,17 @@ int places_add(const uint8_t*, int64_t, int64_t, int64_t, int, int, int64_t, con
 int places_leave(const int64_t*, const float*, const float*, int64_t, int64_t, int64_t, float*, int);
 void thin_product(const float*, int64_t, int64_t, const float*, int64_t, int, float*, int);
 void outer(const float*, const float*, int64_t, int64_t, int64_t, float*, int);
+void levels_encode(const void*, int, int64_t, int64_t, int, int, float, const float*, const float*, int64_t, const uint8_t*, const uint8_t*, int, int,
+                   uint32_t, uint32_t, uint8_t*, int);
+void levels_decode(const uint8_t*, int64_t, int64_t, int, const float*, int, float*, int);
+void natural_encode(const void*, int, int64_t, int, uint32_t, uint32_t, uint8_t*, int);
+void natural_decode(const uint8_t*, int64_t, int, float*, int);
+void ternary_encode(const void*, int, int64_t, int64_t, const float*, int, uint32_t, uint32_t, uint8_t*, int);
+void ternary_means(const float*, int64_t, int64_t, int, float*, float*, int64_t*, int);
+void ternary_decode(const uint8_t*, int64_t, int64_t, int, float*, int);
+void grid_clips(const float*, int64_t, int64_t, float, int64_t, const float*, const float*, const float*, float*, int);
+void hadamard_turn(const void*, int, int64_t, int64_t, float, float, const uint8_t*, float*, int);
+void hadamard_turn_back(const float*, int64_t, int64_t, float, float, const uint8_t*, int, float*, int);
 int scaled(const void*, int, int64_t, float, void*, int);
 }
 
@@ -216,6 +227,76 @@ void thin() {
     tell(out.get(), rows * n);
 }
 
+void rotations() {
+    const int64_t n = between(1, 3000), block = int64_t{1} << between(1, 11);
+    int64_t tail = n % block ? 1 : 0;
+    while (tail && tail < n % block) tail *= 2;
+    const int64_t whole = n / block * block + tail;
+    const auto x = given(n);
+    const auto signs = bytes(up(whole, 8));
+    auto core = room<float>(whole), out = room<float>(n);
+    hadamard_turn(x.get(), x.kind, n, block, 0.25f, 0.5f, signs.get(), core.get(), 1);
+    hadamard_turn_back(core.get(), n, block, 0.25f, 0.5f, signs.get(), 0, out.get(), 1);
+    hadamard_turn_back(core.get(), n, block, 0.25f, 0.5f, signs.get(), 1, out.get(), 1);
+    tell(core.get(), whole);
+    tell(out.get(), n);
+}
+
+void tables() {
+    const int bits = static_cast<int>(between(2, 8)), lots = next() % 2, format = bits == 8 && !lots ? static_cast<int>(between(0, 2)) : 0;
+    const int64_t n = between(1, 3000), block = next() % 4 ? between(1, 400) : n, blocks = up(n, block), size = 4 * blocks + up(n * bits, 8);
+    const auto key0 = static_cast<uint32_t>(next()), key1 = static_cast<uint32_t>(next());
+    const int64_t all = int64_t{1} << bits, count = lots ? all - 2 : all - 1;
+    auto levels = room<float>(all), edges = room<float>(count + 1);
+    auto codes = room<uint8_t>(all), bins = room<uint8_t>(1 << 16), payload = room<uint8_t>(size);
+    for (int64_t i = 0; i < all; ++i) {
+        levels[i] = static_cast<float>(i) - static_cast<float>(all / 2);
+        codes[i] = static_cast<uint8_t>(i);
+    }
+    for (int64_t i = 0; i < count; ++i) edges[i] = lots ? levels[i + 1] : levels[i] + 0.5f;
+    edges[count] = 0.0f / (levels[0] - levels[0]);
+    std::memset(bins.get(), 0, 1 << 16);
+    const auto x = given(n);
+    const bool few = bits <= 4;
+    levels_encode(x.get(), x.kind, n, block, bits, format, static_cast<float>(all / 2), levels.get(), edges.get(), count, codes.get(),
+                  few ? nullptr : bins.get(), few ? 0 : static_cast<int>(count), lots, key0, key1, payload.get(), 1);
+    tell(payload.get() + 4 * blocks, size - 4 * blocks);
+    const auto wild = bytes(size);
+    auto out = room<float>(n);
+    levels_decode(wild.get(), n, block, bits, levels.get(), 0, out.get(), 1);
+    levels_decode(wild.get(), n, block, bits, levels.get(), 1, out.get(), 1);
+    tell(out.get(), n);
+}
+
+void coarse() {
+    const int lots = next() % 2;
+    const int64_t n = between(1, 3000), block = next() % 4 ? between(1, 400) : n, blocks = up(n, block);
+    const auto key0 = static_cast<uint32_t>(next()), key1 = static_cast<uint32_t>(next());
+    const auto x = given(n);
+    auto powers = room<uint8_t>(n + up(n, 8)), digits = room<uint8_t>(4 * blocks + up(n, 5));
+    auto out = room<float>(n), means = room<float>(blocks), masked = room<float>(blocks * block);
+    auto counts = room<int64_t>(blocks);
+    natural_encode(x.get(), x.kind, n, lots, key0, key1, powers.get(), 1);
+    tell(powers.get(), n + up(n, 8));
+    natural_decode(bytes(n + up(n, 8)).get(), n, 0, out.get(), 1);
+    natural_decode(powers.get(), n, 1, out.get(), 1);
+    tell(out.get(), n);
+    const auto scales = floats(blocks);
+    ternary_encode(x.get(), x.kind, n, block, next() % 2 ? scales.get() : nullptr, lots, key0, key1, digits.get(), 1);
+    tell(digits.get() + 4 * blocks, up(n, 5));
+    ternary_decode(bytes(4 * blocks + up(n, 5)).get(), n, block, 0, out.get(), 1);
+    ternary_decode(digits.get(), n, block, 1, out.get(), 1);
+    tell(out.get(), n);
+    auto sizes = floats(blocks * block);
+    for (int64_t i = 0; i < blocks * block; ++i) sizes[i] = i < n && sizes[i] == sizes[i] ? sizes[i] < 0 ? -sizes[i] : sizes[i] : 0.0f;
+    const int squares = next() % 2;
+    ternary_means(sizes.get(), n, block, squares, means.get(), squares ? nullptr : masked.get(), counts.get(), 1);
+    tell(means.get(), blocks);
+    const float fractions[] = {1.0f, 0.5f, 0.25f}, steps[] = {0.125f, 0.0625f, 0.03125f}, lows[] = {-1.0f, -0.5f, -0.25f};
+    grid_clips(floats(n).get(), n, block, 16.0f, 3, fractions, steps, lows, means.get(), 1);
+    tell(means.get(), blocks);
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -230,6 +311,9 @@ int main(int, char** arguments) {
         signs();
         sparse();
         thin();
+        rotations();
+        tables();
+        coarse();
     } while (seconds < 0 ? rounds < -seconds : std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() < seconds);
     std::printf("%lld rounds, %016llx\n", static_cast<long long>(rounds), static_cast<unsigned long long>(told));
 }

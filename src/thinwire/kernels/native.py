@@ -31,7 +31,7 @@ LEVELS: tuple[Level, ...] = ("torch", "baseline", "avx2", "avx512")
 VARIABLE = "THINWIRE_KERNELS"
 FOLDER = Path(__file__).parent / "cpu"
 
-_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """What kernels read, as they number it."""
 _MOST = 2**31  # values of one call: indices are 32 bits wide inside
 _NO_KEY = (0, 0)
@@ -127,7 +127,7 @@ class Kernels:
         settings = (x.numel(), block, bits, grid == "rise", key is not None, *(key or _NO_KEY))
         self.lib.grid_encode(
             x.data_ptr(),
-            _KINDS[x.dtype],
+            KINDS[x.dtype],
             None if step is None else step.data_ptr(),
             *settings,
             out.data_ptr(),
@@ -189,7 +189,7 @@ class Kernels:
         out = _payload(x.numel(), block, 1)
         self.lib.sign_encode(
             x.data_ptr(),
-            _KINDS[x.dtype],
+            KINDS[x.dtype],
             x.numel(),
             block,
             out.data_ptr(),
@@ -230,7 +230,7 @@ class Kernels:
         )
         self.lib.topk_chunks(
             rows.data_ptr(),
-            _KINDS[rows.dtype],
+            KINDS[rows.dtype],
             chunks,
             per,
             k,
@@ -251,7 +251,7 @@ class Kernels:
         at = (indices.data_ptr(), values.data_ptr(), y.data_ptr())
         self.lib.topk_chunks_sum(
             x.data_ptr(),
-            _KINDS[x.dtype],
+            KINDS[x.dtype],
             residual.data_ptr(),
             decay,
             chunks,
@@ -389,7 +389,7 @@ def anywhere(x: Tensor) -> Kernels | None:
 def _sum_of(x: Tensor, residual: Tensor, decay: float) -> tuple[int, int, int, bool, float, int]:
     """Return the arguments of a kernel that encodes x + decay · residual."""
     half = residual.dtype == torch.bfloat16
-    return x.data_ptr(), _KINDS[x.dtype], residual.data_ptr(), half, decay, x.numel()
+    return x.data_ptr(), KINDS[x.dtype], residual.data_ptr(), half, decay, x.numel()
 
 
 def _payload(n: int, block: int, bits: int) -> Tensor:

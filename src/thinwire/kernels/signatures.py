@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 Type: TypeAlias = type[c_float] | type[c_int] | type[c_int64] | type[c_uint32] | type[c_void_p]
 
-VERSION = 7
+VERSION = 8
 """Of these arguments, as cpu/level.cpp has it: raised with every change of them."""
 
 _at, _f32, _i32, _i64, _u32 = c_void_p, c_float, c_int, c_int64, c_uint32
@@ -16,6 +16,8 @@ _narrow: list[Type] = [_at, _i32]  # values, and what they come in: 0 fp32, 1 bf
 _sum: list[Type] = [*_narrow, _at, _i32, _f32]  # values, a residual, whether it is bf16, its decay
 _grid: list[Type] = [_i64, _i32, _i32]  # values of a block, bits, whether there is no zero
 _coding: list[Type] = [_i64, _i64, _i64, _i32, _i32, _i64]
+_turn: list[Type] = [_i64, _i64, _f32, _f32, _at]  # values, of a block, their scales, signs
+_table: list[Type] = [_at, _at, _i64, _at, _at, _i32]  # levels, edges, codes, bins, steps
 
 FUNCTIONS: dict[str, tuple[Type | None, list[Type]]] = {
     "grid_encode": (None, [*_narrow, _at, _i64, *_grid, _i32, *_key, _at, _i32]),
@@ -35,6 +37,19 @@ FUNCTIONS: dict[str, tuple[Type | None, list[Type]]] = {
     "places_leave": (_i32, [_at, _at, _at, _i64, _i64, _i64, _at, _i32]),
     "thin_product": (None, [_at, _i64, _i64, _at, _i64, _i32, _at, _i32]),
     "outer": (None, [_at, _at, _i64, _i64, _i64, _at, _i32]),
+    "levels_encode": (
+        None,
+        [*_narrow, _i64, _i64, _i32, _i32, _f32, *_table, _i32, *_key, _at, _i32],
+    ),
+    "levels_decode": (None, [_at, _i64, _i64, _i32, _at, _i32, _at, _i32]),
+    "natural_encode": (None, [*_narrow, _i64, _i32, *_key, _at, _i32]),
+    "natural_decode": (None, [_at, _i64, _i32, _at, _i32]),
+    "ternary_encode": (None, [*_narrow, _i64, _i64, _at, _i32, *_key, _at, _i32]),
+    "ternary_means": (None, [_at, _i64, _i64, _i32, _at, _at, _at, _i32]),
+    "ternary_decode": (None, [_at, _i64, _i64, _i32, _at, _i32]),
+    "grid_clips": (None, [_at, _i64, _i64, _f32, _i64, _at, _at, _at, _at, _i32]),
+    "hadamard_turn": (None, [*_narrow, *_turn, _at, _i32]),
+    "hadamard_turn_back": (None, [_at, *_turn, _i32, _at, _i32]),
     "scaled": (_i32, [*_narrow, _i64, _f32, _at, _i32]),
 }
 

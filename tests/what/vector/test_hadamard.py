@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from thinwire.core import Codec, Spec, State
 from thinwire.errors import StrategyError
 from thinwire.how import two_shot
+from thinwire.kernels.rotation import rotate
 from thinwire.testing import check_route, contexts
 from thinwire.what import by_role, cast, feedback, hadamard, uniform
-from thinwire.what.vector.hadamard import rotate
 
 SEAT = contexts()[1]
 

@@ -1,7 +1,7 @@
 // Scalar quantisation on a grid around zero, a step a block: reference.grid_encode and its relatives.
 //
 // A payload is m steps (float32), then n codes of `bits` bits, the first in the lowest bits. Blocks end on whole bytes (or there is one).
-#include "common.h"
+#include "codes.h"
 
 namespace thinwire {
 namespace {
@@ -39,7 +39,6 @@ INLINE Step step_of(uint32_t absmax, const Grid& grid) {
 }
 
 // FREE: steps are not of the largest magnitude, so values may lie beyond the grid. LEFT: what the codes leave unsaid of x.
-typedef uint16_t __attribute__((may_alias)) Half;  // of a draw
 template <bool LOTS, bool LIFT, bool FREE, bool LEFT, typename Kept>
 INLINE void codes_loop(const float* RESTRICT x, int64_t n, const Step& step, const Grid& grid, const Half* RESTRICT halves,
                        uint8_t* RESTRICT codes, Kept* RESTRICT left) {
@@ -113,53 +112,6 @@ INLINE void codes_of(const float* x, int64_t n, const Step& step, const Grid& gr
         codes_loop<LOTS, false, FREE, LEFT>(x, n, step, grid, halves, codes, left);
     else
         codes_loop<LOTS, true, FREE, LEFT>(x, n, step, grid, halves, codes, left);
-}
-
-// n codes, one a byte, padded with zeros to a multiple of 8 -> bits.
-INLINE void packed(uint8_t* RESTRICT codes, int64_t n, int bits, uint8_t* RESTRICT out) {
-    const int64_t nbytes = (n * bits + 7) / 8;
-    if (bits == 4) {
-        for (int64_t i = 0; i < nbytes; ++i) {
-            const auto w = load<uint16_t>(codes + 2 * i);
-            out[i] = static_cast<uint8_t>(w | w >> 4);
-        }
-    } else if (bits == 2) {
-        for (int64_t i = 0; i < nbytes; ++i) {
-            const auto w = load<uint32_t>(codes + 4 * i);
-            out[i] = static_cast<uint8_t>(w | w >> 6 | w >> 12 | w >> 18);
-        }
-    } else {
-        for (int64_t i = 0; i < n; i += 8) {
-            uint64_t word = 0;
-            for (int lane = 0; lane < 8; ++lane) word |= static_cast<uint64_t>(codes[i + lane]) << (lane * bits);
-            const int64_t at = i / 8 * bits;
-            std::memcpy(out + at, &word, std::min<int64_t>(bits, nbytes - at));
-        }
-    }
-}
-
-// The inverse; `codes` has room for n rounded up to a multiple of 8.
-INLINE void unpacked(const uint8_t* RESTRICT in, int64_t n, int bits, uint8_t* RESTRICT codes) {
-    const int64_t nbytes = (n * bits + 7) / 8;
-    if (bits == 4) {
-        for (int64_t i = 0; i < nbytes; ++i) {
-            const uint32_t w = in[i];
-            store(codes + 2 * i, static_cast<uint16_t>((w | w << 4) & 0x0f0f));
-        }
-    } else if (bits == 2) {
-        for (int64_t i = 0; i < nbytes; ++i) {
-            const uint32_t w = in[i];
-            store(codes + 4 * i, (w | w << 6 | w << 12 | w << 18) & 0x03030303u);
-        }
-    } else {
-        const uint8_t mask = static_cast<uint8_t>((1 << bits) - 1);
-        for (int64_t i = 0; i < n; i += 8) {
-            uint64_t word = 0;
-            const int64_t at = i / 8 * bits;
-            std::memcpy(&word, in + at, std::min<int64_t>(bits, nbytes - at));
-            for (int lane = 0; lane < 8; ++lane) codes[i + lane] = static_cast<uint8_t>(word >> (lane * bits)) & mask;
-        }
-    }
 }
 
 template <bool ADD>

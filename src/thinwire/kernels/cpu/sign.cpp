@@ -2,47 +2,11 @@
 //
 // A payload is m scales (float32), then n bits, 1 where a value is below zero. Blocks end on whole bytes (or there is one).
 // A mean's sum is taken by halves, so that it has one order on every machine: i and i + W/2 are added, W the next power of two.
-#include "common.h"
+#include "codes.h"
 namespace thinwire {
 namespace {
 
 constexpr float HUGE_ONE = 0x1p64f, SMALLER = 0x1p-64f;  // so that sums of huge values do not overflow
-
-// The bits of at most 8 values.
-INLINE uint8_t few_bits(const float* x, int64_t n) {
-    uint8_t out = 0;
-    for (int64_t i = 0; i < n; ++i) out |= static_cast<uint8_t>(x[i] < 0) << i;
-    return out;
-}
-
-#if defined(__AVX512F__)
-// Of 64 values at once: four stores of 16 bits keep the processor waiting.
-INLINE uint64_t bits_of_64(const float* x) {
-    const auto below = [=](int64_t at) { return _mm512_cmp_ps_mask(_mm512_loadu_ps(x + at), _mm512_setzero_ps(), _CMP_LT_OQ); };
-    return _mm512_kunpackd(_mm512_kunpackw(below(48), below(32)), _mm512_kunpackw(below(16), below(0)));
-}
-#endif
-
-INLINE void bits_below_zero(const float* x, int64_t n, uint8_t* out) {
-    int64_t i = 0;
-#if defined(__AVX512F__)
-    for (; i + 64 <= n; i += 64) store(out + i / 8, bits_of_64(x + i));
-    for (; i + 16 <= n; i += 16) store(out + i / 8, static_cast<uint16_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_LT_OQ)));
-#elif defined(__AVX2__)
-    for (; i + 8 <= n; i += 8)
-        out[i / 8] = static_cast<uint8_t>(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_LT_OQ)));
-#else
-    for (; i + 8 <= n; i += 8) out[i / 8] = few_bits(x + i, 8);
-#endif
-    for (; i < n; i += 8) out[i / 8] = few_bits(x + i, std::min<int64_t>(8, n - i));
-}
-
-// The sum of `width` values, a power of two, by halves; they are overwritten.
-INLINE float folded(float* x, int64_t width) {
-    for (int64_t half = width / 2; half; half /= 2)
-        for (int64_t i = 0; i < half; ++i) x[i] += x[i + half];
-    return x[0];
-}
 
 // Σ |x| · lift of the lanes first, first + stride, … (`count` of them, a power of two) of x (n,), zeros beyond it, by halves -> (LANE,).
 void lanes_summed(const float* x, int64_t n, float lift, int64_t first, int64_t stride, int64_t count, float* out) {

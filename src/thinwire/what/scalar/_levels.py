@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
-from thinwire.kernels import reference
+from thinwire.kernels import levels, reference
 
 
 def length(block: int, spec: Spec) -> int:
@@ -78,6 +78,11 @@ class Levels(Coder):
     def _values(self) -> Tensor:
         """The level of each code, NaN for one that stands for none: (2**bits,) float64."""
 
+    @property
+    def _float8(self) -> torch.dtype | None:
+        """torch's type that rounds to the nearest level just so, where there is one."""
+        return None
+
     def nbytes(self, spec: Spec) -> int:
         return self._scales(spec) * spec.work.itemsize + reference.packed_nbytes(
             spec.numel, self._bits
@@ -86,24 +91,8 @@ class Levels(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        # 1. A scale a block: its largest magnitude over the table's largest level.
-        blocks = reference.to_blocks(x.to(spec.work), length(self.block, spec))
-        levels, codes = (part.to(x.device) for part in table(self))
-        top = levels.abs().max().to(blocks)
-        absmax = blocks.abs().amax(1)  # amax hands NaN on
-        scales = torch.where(absmax.isfinite(), absmax / top, torch.full_like(absmax, float("nan")))
-        # 2. Divide by it; blocks of zeros (and NaN scales, which decode to NaN anyway) become
-        # zeros.
-        usable = (scales > 0)[:, None]
-        scaled = torch.where(usable, blocks / torch.where(usable, scales[:, None], 1), 0)
-        flat = scaled.view(-1)[: spec.numel].clamp_(-top, top)
-        # 3. A code a value: one of the two levels around it at random, or the nearest.
-        if self.rounding == "stochastic":
-            noise = ctx.noise(spec).to(flat)
-            picked = codes[stochastic_index(flat, levels.to(flat), noise)]
-        else:
-            picked = self._nearest(flat, levels, codes)
-        return torch.cat([reference.as_bytes(scales), reference.pack(picked, self._bits)])
+        key = ctx.rng_key(spec) if self.rounding == "stochastic" else None
+        return levels.encode(x, length(self.block, spec), table(self), key)
 
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
@@ -111,60 +100,52 @@ class Levels(Coder):
         check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
-        # Scales, codes, and the level of each code times its block's scale.
-        head = self._scales(spec) * spec.work.itemsize
-        scales = reference.from_bytes(payload[:head], spec.work)
-        codes = reference.unpack(payload[head:], spec.numel, self._bits)
-        values = self._values().to(payload.device, spec.work)[codes.to(torch.int32)]
-        return (
-            reference.to_blocks(values, length(self.block, spec))
-            .mul(scales[:, None])
-            .view(-1)[: spec.numel]
-        )
+        return levels.decode(payload, *self._settings(spec))
 
-    def _nearest(self, scaled: Tensor, levels: Tensor, codes: Tensor) -> Tensor:
-        """Return the codes of the nearest levels: (n,) uint8."""
-        return codes[nearest_index(scaled, levels)]
+    def fill(
+        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> None:
+        check_nbytes(self, payload, self.nbytes(spec))
+        if spec.numel:
+            levels.decode(payload, *self._settings(spec), out)
+
+    def accumulate(
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
+    ) -> None:
+        check_nbytes(self, payload, self.nbytes(spec))
+        if spec.numel:
+            levels.decode(payload, *self._settings(spec), total, add=True)
+
+    def _settings(self, spec: Spec) -> tuple[int, int, levels.Table, torch.dtype]:
+        return spec.numel, length(self.block, spec), table(self), spec.work
 
     def _scales(self, spec: Spec) -> int:
         """Return the scales sent: one a block."""
         return -(-spec.numel // length(self.block, spec))
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
-        levels, _ = table(self)
-        blocks, top = reference.to_blocks(x.double(), length(self.block, spec)), levels.abs().max()
+        own, _ = table(self).places
+        blocks, top = reference.to_blocks(x.double(), length(self.block, spec)), own.abs().max()
         absmax = blocks.abs().amax(1, keepdim=True)
         scaled = torch.where(absmax > 0, blocks / absmax * top, 0).clamp(-top, top)
         # a value on a level may be taken for one beside it
-        gaps = [level_gap(scaled + near, levels) for near in (-1e-6 * top, 1e-6 * top)]
+        gaps = [level_gap(scaled + near, own) for near in (-1e-6 * top, 1e-6 * top)]
         reach = 0.5 if self.rounding == "nearest" else 1.0  # of a gap
         error = reach * torch.maximum(*gaps) * absmax / top
         return (error + rounding_slack(absmax, float(top), spec)).reshape(-1)[: spec.numel]
 
 
 @lru_cache(maxsize=64)
-def table(codec: Levels) -> tuple[Tensor, Tensor]:
-    """Return the levels of a codec in ascending order, each once, and a code of each: (L,) float64,
-    (L,) uint8."""
-    values = codec._values()
-    order = values.argsort(stable=True)[: int(values.isfinite().sum())]  # NaN sorts last
-    levels = values[order]
-    fresh = torch.cat(
-        [torch.ones(1, dtype=torch.bool), levels[1:] > levels[:-1]]
-    )  # -0 and 0 are one level
-    return levels[fresh] + 0.0, order[fresh].to(torch.uint8)
-
-
-def nearest_index(x: Tensor, levels: Tensor) -> Tensor:
-    """Return the index of the nearest of ascending levels: (n,) int32."""
-    return torch.bucketize(x, ((levels[1:] + levels[:-1]) / 2).to(x), out_int32=True)
-
-
-def stochastic_index(x: Tensor, levels: Tensor, noise: Tensor) -> Tensor:
-    """Return the index of the level below or above x, at random, so that the mean is x: (n,)
-    int32."""
-    low = (torch.bucketize(x, levels, out_int32=True, right=True) - 1).clamp_(0, len(levels) - 2)
-    return low + (noise < (x - levels[low]) / (levels[low + 1] - levels[low]))
+def table(codec: Levels) -> levels.Table:
+    """Return the levels of a codec, as the kernels take them."""
+    with torch.inference_mode(False):
+        return levels.Table(codec._values(), codec._bits, codec._float8)
 
 
 def level_gap(x: Tensor, levels: Tensor) -> Tensor:

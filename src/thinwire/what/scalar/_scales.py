@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from thinwire.core import Spec
-from thinwire.kernels import reference
+from thinwire.kernels import clips, memory, reference
 
 Block = int | Literal["row"]
 Scale = Literal["absmax", "norm", "percentile", "sigma", "mse", "range"]
@@ -61,17 +61,19 @@ def symmetric_steps(
         return reference.block_steps(rows, bits, grid)
     # Each other rule gives the fraction of absmax at which values are cut; it is taken of the block
     # over its absmax, where squares neither overflow nor vanish.
-    absmax, unit = _unit(rows)
     top = reference.levels(bits, grid)[1]
+    if scale == "mse":
+        size = memory.empty(rows.numel(), rows.dtype, rows.device).view(rows.shape)
+        absmax = torch.abs(rows, out=size).amax(1)
+        fraction = clips.best(rows, absmax, _SHRINK, top)
+        return _finite(absmax * fraction / top, absmax)
+    absmax, unit = _unit(rows)
     if scale == "norm":
         fraction = unit.norm(dim=1)
     elif scale == "percentile":
         fraction = unit.abs().kthvalue(_nth(rows, at)).values
-    elif scale == "sigma":
-        fraction = ((at or 0.0) * unit.square().mean(1).sqrt()).clamp(max=1)
     else:
-        ones = torch.ones_like(absmax)[:, None]
-        fraction = _best(unit, [(ones * (c / top), -c * ones) for c in _SHRINK], 2 * top)
+        fraction = ((at or 0.0) * unit.square_().mean(1).sqrt()).clamp(max=1)
     return _finite(absmax * fraction / top, absmax)
 
 
@@ -175,8 +177,9 @@ def _cut(at: int, low: int, high: int, columns: int) -> Iterator[Run]:
 
 def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return absmax (m,), and the blocks over it, so that squares neither overflow nor vanish."""
-    absmax = rows.abs().amax(1)
-    return absmax, rows / torch.where(absmax > 0, absmax, 1)[:, None]
+    size = memory.empty(rows.numel(), rows.dtype, rows.device).view(rows.shape)
+    absmax = torch.abs(rows, out=size).amax(1)
+    return absmax, torch.div(rows, torch.where(absmax > 0, absmax, 1)[:, None], out=size)
 
 
 def _nth(rows: Tensor, percentile: float | None) -> int:

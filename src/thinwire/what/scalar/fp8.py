@@ -76,7 +76,6 @@ class fp8(Levels):
         )
         return torch.where(values.isfinite(), values, torch.full_like(values, float("nan")))
 
-    def _nearest(self, scaled: Tensor, levels: Tensor, codes: Tensor) -> Tensor:
-        return scaled.to(_DTYPES[self.format]).view(
-            torch.uint8
-        )  # torch's own rounding is the same, and quick
+    @property
+    def _float8(self) -> torch.dtype:
+        return _DTYPES[self.format]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
 from thinwire.errors import StrategyError
-from thinwire.kernels import reference
+from thinwire.kernels import coarse, reference
 from thinwire.what.scalar._levels import wrong_rounding
 
 _FORMATS = {
@@ -76,6 +76,9 @@ class natural(Coder):
         ) + reference.packed_nbytes(spec.numel, 1)
 
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
+        key = ctx.rng_key(spec) if self.rounding == "stochastic" else None
+        if (payload := coarse.natural_encode(x, key)) is not None:
+            return payload
         # 1. The exponent field, plus 1 with the mantissa's fraction as probability.
         integer, exponent, mantissa = _FORMATS[spec.work]
         x = x.to(spec.work).contiguous()
@@ -84,8 +87,8 @@ class natural(Coder):
         # too.
         fraction = (raw & (2**mantissa - 1)).to(spec.work) * 2.0**-mantissa
         noise: Tensor | float = 0.5
-        if self.rounding == "stochastic":
-            noise = ctx.noise(spec).to(x)
+        if key is not None:
+            noise = reference.noise(spec.numel, key).to(x)
         # 2. Clamp below the exponent of infinity; that one stands for whatever is not finite.
         codes = ((raw >> mantissa) + (noise < fraction)).clamp_(max=2**exponent - 2)
         codes.masked_fill_(~x.isfinite(), 2**exponent - 1)
@@ -96,14 +99,41 @@ class natural(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
+        return self._decoded(None, payload, spec)
+
+    def fill(
+        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> None:
+        self._decoded(out, payload, spec)
+
+    def accumulate(
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
+    ) -> None:
+        self._decoded(total, payload, spec, add=True)
+
+    def _decoded(
+        self, out: Tensor | None, payload: Tensor, spec: Spec, add: bool = False
+    ) -> Tensor:
+        """Decode, into `out` where it is given, or add to it."""
         check_nbytes(self, payload, self.nbytes(spec))
+        if spec.work == torch.float32:
+            made = coarse.natural_decode(payload, out, spec.numel, add)
+            if made is not None:
+                return made
         integer, exponent, mantissa = _FORMATS[spec.work]
         cut = reference.packed_nbytes(spec.numel, exponent)
         # An exponent with an empty mantissa is the power of two itself.
         codes = reference.unpack(payload[:cut], spec.numel, exponent)
         values = (codes.to(integer) << mantissa).view(spec.work)
         values = torch.where(reference.unpack(payload[cut:], spec.numel, 1).bool(), -values, values)
-        return values.masked_fill_(codes == 2**exponent - 1, float("nan"))
+        values.masked_fill_(codes == 2**exponent - 1, float("nan"))
+        return values if out is None else out.add_(values) if add else out.copy_(values)
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         size, info = x.double().abs(), torch.finfo(spec.work)

@@ -32,10 +32,10 @@ from torch import Tensor
 from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
+from thinwire.kernels.levels import nearest_index
 from thinwire.what.scalar._levels import (
     Levels,
     length,
-    nearest_index,
     rounding_slack,
     table,
     wrong_block,
@@ -332,7 +332,7 @@ class scaled(Transform):
                 return core.add_(1).mul_(top / 2).round_().clamp_(0, top).mul_(2 / top).sub_(1)
             largest = 2 ** (self.fit - 1) - 1
             return core.mul_(largest).round_().clamp_(-largest, largest).div_(largest)
-        levels = table(_TABLES[self.fit])[0].to(core)
+        levels = table(_TABLES[self.fit]).places[0].to(core)
         levels = levels / levels.abs().max()
         return levels[nearest_index(core, levels)]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.kernels import reference
+from thinwire.kernels import coarse, memory, reference
 from thinwire.what.scalar._levels import length, rounding_slack, wrong_block, wrong_rounding
 
 _DIGITS = (1, 3, 9, 27, 81)
@@ -97,14 +97,24 @@ class ternary(Coder):
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
             return torch.empty(0, dtype=torch.uint8, device=x.device)
-        # 1. A scale a block of magnitudes, and the scale of each value.
+        block, key = length(self.block, spec), None
+        if self.rounding == "stochastic":
+            key = ctx.rng_key(spec)
+        # 1. A scale a block of magnitudes, and the scale of each value. A kernel finds the largest
+        #    magnitude itself.
+        if key is not None and self.clip is None:
+            payload = coarse.ternary_encode(x, block, None, key)
+            if payload is not None:
+                return payload
         x = x.to(spec.work)
-        size = reference.to_blocks(x.abs(), length(self.block, spec))
+        size = reference.to_blocks(torch.abs(x, out=memory.empty_like(x)), block)
         scales = self.scales(size, spec.numel)
+        if (payload := coarse.ternary_encode(x, block, scales, key)) is not None:
+            return payload
         each = scales[:, None].expand_as(size).reshape(-1)[: spec.numel]
         # 2. Which values become ±s.
-        if self.rounding == "stochastic":
-            draw = ctx.noise(spec).to(x)
+        if key is not None:
+            draw = reference.noise(spec.numel, key).to(x)
             probability = torch.where(each > 0, x.abs() / torch.where(each > 0, each, 1), 0)
             far = draw < probability
         else:
@@ -116,9 +126,32 @@ class ternary(Coder):
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
+        return self._decoded(None, payload, spec)
+
+    def fill(
+        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    ) -> None:
+        self._decoded(out, payload, spec)
+
+    def accumulate(
+        self,
+        total: Tensor,
+        payload: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
+    ) -> None:
+        self._decoded(total, payload, spec, add=True)
+
+    def _decoded(
+        self, out: Tensor | None, payload: Tensor, spec: Spec, add: bool = False
+    ) -> Tensor:
+        """Decode, into `out` where it is given, or add to it."""
         check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
+        block = length(self.block, spec)
         head = self._count(spec) * spec.work.itemsize
         # Only 0 to 242 are five digits; a larger byte would decode to a sixth one.
         if int(payload[head:].max()) >= 3 ** len(_DIGITS):
@@ -126,27 +159,38 @@ class ternary(Coder):
                 f"{self!r}: a byte of {int(payload[head:].max())} where five digits of base 3 "
                 "are; the payload is corrupted"
             )
+        if spec.work == torch.float32:
+            made = coarse.ternary_decode(payload, out, spec.numel, block, add)
+            if made is not None:
+                return made
         scales = reference.from_bytes(payload[:head], spec.work)
-        digits = reference.to_blocks(
-            unpack_digits(payload[head:], spec.numel), length(self.block, spec)
-        )
-        return (digits.to(spec.work) - 1).mul_(scales[:, None]).view(-1)[: spec.numel]
+        digits = reference.to_blocks(unpack_digits(payload[head:], spec.numel), block)
+        values = (digits.to(spec.work) - 1).mul_(scales[:, None]).view(-1)[: spec.numel]
+        return values if out is None else out.add_(values) if add else out.copy_(values)
 
     def scales(self, size: Tensor, n: int) -> Tensor:
         """Return the scale of each block of magnitudes (m, B), of which the first n count; NaN
         where one is not finite: (m,)."""
         absmax = size.amax(1)
         scales = torch.where(absmax.isfinite(), absmax, torch.full_like(absmax, float("nan")))
-        if self.rounding == "nearest":
-            unit = size / torch.where(absmax > 0, absmax, 1)[:, None]  # so that no sum overflows
-            large = unit > 0.7 * reference.block_means(unit, n)[:, None]
-            return torch.where(large, unit, 0).sum(1) / large.sum(1).clamp(min=1) * scales
-        if self.clip is not None:
+        nearest = self.rounding == "nearest"
+        if not nearest and self.clip is None:
+            return scales
+        # Over the largest, so that no sum overflows.
+        made = coarse.ternary_means(size, n, squares=not nearest)
+        if made is None:
             unit = size / torch.where(absmax > 0, absmax, 1)[:, None]
-            return scales * (self.clip * reference.block_means(unit.square(), n).sqrt()).clamp(
-                max=1
-            )
-        return scales
+            means = reference.block_means(unit if nearest else unit.square(), n)
+        else:
+            means = made[0]
+        if self.clip is not None:
+            return scales * (self.clip * means.sqrt()).clamp(max=1)
+        if made is None:
+            large = unit > 0.7 * means[:, None]
+            masked, counts = torch.where(large, unit, 0), large.sum(1)
+        else:
+            _, masked, counts = made
+        return masked.sum(1) / counts.clamp(min=1) * scales
 
     def _count(self, spec: Spec) -> int:
         """Return the scales sent: one a block."""

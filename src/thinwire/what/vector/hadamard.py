@@ -22,7 +22,7 @@ from torch import Tensor
 
 from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
-from thinwire.kernels import reference
+from thinwire.kernels import reference, rotation
 from thinwire.what.wrap.chain import Transform
 
 _MOST = 2**20
@@ -79,56 +79,43 @@ class hadamard(Transform):
         return Traits(grain=self.block, randomised=True, unbiased=True)
 
     def core_numel(self, spec: Spec) -> int:
-        return self._full(spec) + self._tail(spec)
+        return rotation.core_numel(spec.numel, self.block)
 
     def side_nbytes(self, spec: Spec, core_numel: int) -> int:
         return 0
 
     def split(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> tuple[Tensor, Tensor]:
         # Zeros fill the last block; signs first, so that equal values spread, too.
-        core = torch.zeros(self.core_numel(spec), dtype=spec.work, device=x.device)
-        core[: spec.numel] = x
-        return self._rotate(core.mul_(self._signs(spec, ctx, x.device)), spec), torch.empty(
-            0, dtype=torch.uint8, device=x.device
-        )
+        core = rotation.turned(x, self.block, self._signs(spec, ctx))
+        return core, torch.empty(0, dtype=torch.uint8, device=x.device)
 
     def join(
         self, core: Tensor, side: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        return self._rotate(core, spec).mul_(self._signs(spec, ctx, core.device))[: spec.numel]
+        return rotation.turned_back(core, spec.numel, self.block, self._signs(spec, ctx))
 
-    def _rotate(self, core: Tensor, spec: Spec) -> Tensor:
-        """Rotate whole blocks, and the last one in its own size."""
-        # The last block has a power of two of its own, at least as long as what it holds.
-        full = self._full(spec)
-        parts = ((core[:full], self.block), (core[full:], self._tail(spec)))
-        return torch.cat(
-            [rotate(part.view(-1, size)).view(-1) for part, size in parts if size and part.numel()]
-            or [core]
-        )
+    def add(
+        self,
+        total: Tensor,
+        core: Tensor,
+        side: Tensor,
+        spec: Spec,
+        state: State,
+        ctx: RankContext,
+        sender: int,
+    ) -> None:
+        rotation.turned_back(core, spec.numel, self.block, self._signs(spec, ctx), total)
 
-    def _full(self, spec: Spec) -> int:
-        """Values in whole blocks."""
-        return spec.numel // self.block * self.block
-
-    def _tail(self, spec: Spec) -> int:
-        """Return the values of the last block, filled up to a power of two."""
-        left = spec.numel - self._full(spec)
-        return 1 << (left - 1).bit_length() if left else 0
-
-    def _signs(self, spec: Spec, ctx: RankContext, device: torch.device) -> Tensor:
-        """Return the signs, the same on all ranks: (core_numel,) ±1."""
-        n = self.core_numel(spec)
-        generator = ctx.generator(spec, shared=True)
-        random_bytes = torch.randint(
+    def _signs(self, spec: Spec, ctx: RankContext) -> Tensor:
+        """Draw the signs, the same on all ranks: a bit a value of the core, uint8 on the CPU."""
+        return torch.randint(
             0,
             256,
-            (reference.packed_nbytes(n, 1),),
+            (reference.packed_nbytes(self.core_numel(spec), 1),),
             dtype=torch.uint8,
-            generator=generator,
+            generator=ctx.generator(spec, shared=True),
             device="cpu",
         )
-        return reference.unpack(random_bytes.to(device), n, 1).to(spec.work).mul_(-2).add_(1)
 
     def error_bound(self, x: Tensor, spec: Spec, ctx: RankContext) -> Tensor:
         info = torch.finfo(spec.work)
@@ -150,7 +137,7 @@ class hadamard(Transform):
 
     def _block_norms(self, core: Tensor, spec: Spec) -> Tensor:
         """Return the length of each rotated block at every value of it: (spec.numel,)."""
-        full, out = self._full(spec), []
+        full, out = spec.numel // self.block * self.block, []
         for blocks in (core[:full].view(-1, self.block), core[full:].view(1, -1)):
             if blocks.numel():
                 # divided by the largest, or squares of the smallest numbers would vanish
@@ -158,21 +145,3 @@ class hadamard(Transform):
                 norms = (blocks / largest).norm(dim=1, keepdim=True) * largest
                 out.append(norms.expand_as(blocks).reshape(-1))
         return torch.cat(out)[: spec.numel] if out else core
-
-
-def rotate(rows: Tensor) -> Tensor:
-    """Return each row (of a power of two) times the orthonormal Walsh–Hadamard matrix, which is its
-    own inverse.
-
-    Example:
-        >>> rotate(torch.tensor([[1.0, 0.0, 0.0, 0.0]])).tolist()
-        [[0.5, 0.5, 0.5, 0.5]]
-    """
-    size = rows.shape[1]
-    out: Tensor = rows * size**-0.5  # first, so that sums do not overflow before their scale comes
-    width = 1
-    while width < size:
-        pairs = out.view(-1, 2, width)
-        out = torch.stack((pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]), 1)
-        width *= 2
-    return out.view(rows.shape)
