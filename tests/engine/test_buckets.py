@@ -69,3 +69,67 @@ def test_layers_are_strided_over_fragments() -> None:
             if name.startswith("blocks.") and "norm" not in name and "bias" not in name
         }
         assert len(layers) >= (2 if "embed.weight" in names else 4)
+
+
+def filled(sizes: list[int], dtype: torch.dtype = torch.float32) -> FlatBucket:
+    """A bucket of vectors that have gradients, with a buffer that is being filled."""
+    draw = torch.Generator().manual_seed(0)
+    model = nn.ParameterList(nn.Parameter(torch.zeros(size, dtype=dtype)) for size in sizes)
+    for param in model:
+        param.grad = torch.randn(param.shape, generator=draw).to(dtype)
+    (bucket,) = plan(model, 1 << 30, every(1), wide=False)
+    bucket.make_buffers(1)
+    bucket.turn()
+    return bucket
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [5, 0, 3, 1, 4, 2]])
+@pytest.mark.parametrize("absent", [None, 3])
+def test_small_gradients_are_moved_as_each_by_itself(
+    dtype: torch.dtype, order: list[int], absent: int | None
+) -> None:
+    bucket = filled([3, 70_000, 5, 4, 1, 9], dtype)
+    if absent is not None:
+        bucket.params[absent].grad = None
+    wanted = [
+        torch.zeros(param.shape, dtype=dtype) if param.grad is None else param.grad * 0.3
+        for param in bucket.params
+    ]
+    for i in order:
+        bucket.take(i, 0.3)
+    assert not bucket.missing
+    assert torch.equal(bucket.grads(), torch.cat(wanted))
+    assert bucket.first_nonfinite(bucket.grads()) == -1
+
+
+def test_a_gradient_that_was_moved_takes_no_memory_of_its_own() -> None:
+    bucket = filled([3, 70_000, 5])
+    for i in range(3):
+        bucket.take(i, 1.0)
+    begin, end = bucket.grads().data_ptr(), bucket.grads().nbytes
+    for param in bucket.params:
+        assert param.grad is not None
+        assert begin <= param.grad.data_ptr() < begin + end
+
+
+def test_a_gradient_that_is_not_finite_is_found_among_others() -> None:
+    bucket = filled([3, 4, 5])
+    grad = bucket.params[1].grad
+    assert grad is not None
+    grad[2] = torch.inf
+    for i in range(3):
+        bucket.take(i, 1.0)
+    first = int(bucket.first_nonfinite(bucket.grads()))
+    assert first == bucket.spec.parts[1].begin + 2
+
+
+def test_small_gradients_wait_for_the_last_one() -> None:
+    """Few calls for many tensors: nothing is moved before there is enough, or the bucket is
+    full."""
+    bucket = filled([8] * 4)
+    for i in range(3):
+        bucket.take(i, 1.0)
+    assert not bucket.grads().any()
+    bucket.take(3, 1.0)
+    assert bucket.grads().all()

@@ -19,7 +19,13 @@ from tests.engine.models import loss_of, weights_of
 from tests.ranks import run_ranks
 from thinwire import Strategy
 from thinwire.engine import compiled
-from thinwire.engine.compiled import is_compiled, untraced, warn_if_whole
+from thinwire.engine.compiled import (
+    compiler,
+    is_compiled,
+    skipped,
+    untraced,
+    warn_if_whole,
+)
 from thinwire.errors import AttachError
 from thinwire.how import two_shot
 from thinwire.on import deltas
@@ -257,6 +263,47 @@ def test_a_hook_is_in_no_graph() -> None:
     for _ in range(2):
         net(torch.zeros(1, 24))
     assert seen == [False, False]
+
+
+def test_hooks_of_a_backward_pass_within_a_compiled_function_are_left_alone() -> None:
+    """Where its graph breaks, the compiler looks at every function that is called."""
+    net, watched = Net(), []
+
+    @torch.compile(backend="eager")
+    def step(x: Tensor) -> None:
+        net(x).square().sum().backward()
+
+    param = next(net.parameters())
+    plain = Net()
+    plain(torch.ones(2, 24)).square().sum().backward()
+    with thinwire.attach(net, torch.optim.SGD(net.parameters(), 0.1)) as sync:
+        param.register_post_accumulate_grad_hook(
+            untraced(lambda _: watched.append(sync.clock.within))
+        )
+        counters.clear()
+        step(torch.ones(2, 24))
+        assert sync.step == 1
+        assert watched == [True]
+        for mine, own in zip(net.parameters(), plain.parameters(), strict=True):
+            assert mine.grad is not None
+            assert own.grad is not None
+            assert torch.equal(mine.grad, own.grad)
+
+
+def test_the_compiler_is_seen_where_it_watches() -> None:
+    seen: list[bool] = []
+    note = skipped(lambda _: seen.append(compiler() is not None))
+    x = torch.ones(1, requires_grad=True)
+    x.register_post_accumulate_grad_hook(note)
+
+    @torch.compile(backend="eager")
+    def step() -> None:
+        (x * 2).sum().backward()
+
+    (x * 2).sum().backward()
+    step()
+    assert seen == [False, True]
+    assert skipped(note) is note
 
 
 def test_a_compiled_optimiser_step_counts() -> None:

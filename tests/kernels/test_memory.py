@@ -38,6 +38,17 @@ def test_no_more_is_kept_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None
     assert sum(map(len, pool._free.values())) == 2
 
 
+def test_what_is_given_back_leaves_what_is_in_use() -> None:
+    pool = memory.Pool()
+    used, free = pool.take(N, torch.float32).fill_(7), pool.take(N, torch.float32)
+    del free
+    gc.collect()
+    assert sum(map(len, pool._free.values())) == 1
+    pool.clear()
+    assert sum(map(len, pool._free.values())) == 0
+    assert bool((used == 7).all())
+
+
 def test_threads_never_share_a_region() -> None:
     pool, wrong = memory.Pool(), []
 

@@ -18,13 +18,14 @@ from thinwire.drive.local import Fabric
 from thinwire.drive.torch import TorchDriver
 from thinwire.engine import agree, living, savings, wrappers
 from thinwire.engine.bound import bind
-from thinwire.engine.buckets import Layout, OwnLayout
+from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.flights import Flights
 from thinwire.engine.lane_plan import MOST_LANES
 from thinwire.engine.mesh import replicate_group, shard_groups
 from thinwire.engine.nonfinite import Policy
 from thinwire.engine.observe.meter import Meter
 from thinwire.engine.options import Auto, Options, Overlap, SourceName, facts, problems
+from thinwire.engine.own_layout import Layout, OwnLayout
 from thinwire.engine.replica import Replica
 from thinwire.engine.session import Session
 from thinwire.engine.shards import TORCH, is_sharded, local_of, moved_names, warn_of_rows
@@ -186,7 +187,8 @@ def set_up(
         make_driver: makes the driver for the parameters' device.
     """
     # 1. validate: what this rank cannot attach
-    problems_here = problems(model, optimizer, strategy, options)
+    planned: list[FlatBucket] = []
+    problems_here = problems(model, optimizer, strategy, options, planned=planned)
     device = next(
         (param.device for param in model.parameters() if param.requires_grad), torch.device("cpu")
     )
@@ -217,7 +219,6 @@ def set_up(
             agree.must_agree(others, meter, same, device)
         layout.replica.meet(driver, meter)
         # 3. tune: measure the link where something is chosen by it, and bind routes to the world
-        planned = options.plan(model, strategy)
         bound = bind(strategy, options, driver, meter, planned, device)
         # 4. build: connections, rank 0's values everywhere, buckets with their state. All ranks
         #    make the connections together, before the first parameters travel.

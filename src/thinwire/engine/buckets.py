@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +20,14 @@ from thinwire.core import (
 )
 from thinwire.engine.airborne import Airborne, Slice
 from thinwire.engine.layout import Named, runs_of
-from thinwire.engine.replica import Replica
 from thinwire.engine.shards import local_of
-from thinwire.engine.wrappers import no_shards
 from thinwire.errors import AttachError
 from thinwire.kernels import fast, memory
 from thinwire.strategy import Strategy
 from thinwire.when import every
+
+AT_ONCE = 256 << 10
+"""Bytes of gradients that are moved into a bucket together: what a core's cache still holds."""
 
 
 class FlatBucket:
@@ -71,6 +71,10 @@ class FlatBucket:
         self._now = 0
         self.taken = [False] * len(self.params)
         self.missing = len(self.params)
+        # 5. Parameters whose gradients are taken and not moved yet.
+        self._waiting: list[int] = []
+        self._waiting_bytes = 0
+        self._nbytes = [part.numel * self._spec.dtype.itemsize for part in self._spec.parts]
 
     @property
     def spec(self) -> Spec:
@@ -153,6 +157,7 @@ class FlatBucket:
             self._now = (self._now + 1) % len(self._buffers)
         self.taken = [False] * len(self.params)
         self.missing = len(self.params)
+        self._waiting, self._waiting_bytes = [], 0
         self.first_bad, self._unseen = -1, False
 
     def hold(self, i: int) -> None:
@@ -200,28 +205,76 @@ class FlatBucket:
         self.params[i].grad = grad
 
     def take(self, i: int, scale: float) -> None:
-        """Move parameter i's gradient, times `scale`, into the buffer; none counts as zeros."""
-        mine, view = self.gradient(i), self._views[self._now][i]
-        # 1. Count it once, however often it is taken in this step.
-        self.missing -= not self.taken[i]
-        self.taken[i] = True
+        """Take parameter i's gradient, times `scale`, for the buffer; none counts as zeros.
+
+        Small ones are moved some at a time, the last of them when the bucket is full.
+        """
+        # Count it once, however often it is taken in this step.
+        if not self.taken[i]:
+            self.taken[i] = True
+            self.missing -= 1
         self.given[i] = None
-        if mine is None:
+        self._waiting.append(i)
+        self._waiting_bytes += self._nbytes[i]
+        if self._waiting_bytes >= AT_ONCE or not self.missing:
+            self._move(scale)
+
+    @torch.no_grad()  # under create_graph a gradient has a graph, which is not sent
+    def _move(self, scale: float) -> None:
+        """Move the gradients that wait, times `scale`, into the buffer."""
+        waiting, self._waiting, self._waiting_bytes = sorted(self._waiting), [], 0
+        grads = [self.gradient(i) for i in waiting]
+        begin = 0
+        # Neighbours in the buffer are moved at once, where they are many and alike.
+        for end in range(1, len(waiting) + 1):
+            if end < len(waiting) and waiting[end] == waiting[end - 1] + 1:
+                continue
+            run = grads[begin:end]
+            plain = [grad for grad in run if grad is not None and self._plain(grad)]
+            if len(plain) == len(run) > 1:
+                self._move_run(waiting[begin], waiting[end - 1], plain, scale)
+            else:
+                for i, grad in zip(waiting[begin:end], run, strict=True):
+                    self._move_one(i, grad, scale)
+            begin = end
+
+    def _plain(self, grad: Tensor) -> bool:
+        """Return whether a gradient can be laid beside others as it is."""
+        return grad.dtype is self._spec.dtype and grad.layout is torch.strided
+
+    def _move_run(self, first: int, last: int, grads: list[Tensor], scale: float) -> None:
+        parts, views = self._spec.parts, self._views[self._now]
+        begin, end = parts[first].begin, parts[last].end
+        flat = torch._utils._flatten_dense_tensors(grads)
+        self._scale(flat, scale, self._buffers[self._now][begin:end], begin)
+        for i in range(first, last + 1):
+            self._release(i, views[i])
+
+    def _move_one(self, i: int, grad: Tensor | None, scale: float) -> None:
+        view = self._views[self._now][i]
+        if grad is None:
             view.zero_()
             return
-        # 2. Copy it into the buffer, scaled; the copy looks at each value anyway, so it may report
-        #    whether all are finite.
-        grad = mine.detach()  # under create_graph it has a graph, which is not sent
         if grad.is_sparse:
             raise AttachError(
                 f"{self.names[i]!r} has a sparse gradient, which has no place in a flat bucket; "
                 "build its embedding with sparse=False"
             )
-        finite = fast.scaled(grad, scale, view)
+        self._scale(grad, scale, view, self._spec.parts[i].begin)
+        self._release(i, view)
+
+    def _scale(self, grads: Tensor, scale: float, out: Tensor, begin: int) -> None:
+        """Copy gradients, scaled, to element `begin` of the buffer; the copy looks at each value
+        anyway, so it may report whether all are finite."""
+        finite = fast.scaled(grads, scale, out)
         if finite is None:
             self._unseen = True
         elif not finite and self.first_bad < 0:
-            self.first_bad = self.spec.parts[i].begin + int(fast.first_nonfinite(view.reshape(-1)))
+            self.first_bad = begin + int(fast.first_nonfinite(out.reshape(-1)))
+
+    def _release(self, i: int, view: Tensor) -> None:
+        """Free a gradient that has been moved: `.grad` is its place in the buffer from here on."""
+        self.params[i].grad = view
 
     def grads(self) -> Tensor:
         return self._buffers[self._now]
@@ -316,67 +369,3 @@ def plan(model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool) -> lis
     """
     layout = runs_of(model, bucket_bytes, when)
     return [FlatBucket(index, run, wide) for index, run in enumerate(layout)]
-
-
-class Layout(Protocol):
-    """A layout of a model's buckets, by whoever gathers its gradients."""
-
-    @property
-    def wrapper(self) -> nn.Module | None:
-        """Return the data-parallel module that is meant to be around the model, if one is."""
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Return which sources go with it."""
-
-    @property
-    def left_out(self) -> frozenset[str]:
-        """Return the names of parameters that train and that no rank sends, as the user wants."""
-
-    def plan(
-        self, model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool
-    ) -> list[FlatBucket]:
-        """Plan the buckets of every other parameter that trains; see `plan`."""
-
-    def gather(self, wanted: bool) -> None:
-        """Have the framework gather gradients, or leave them alone: local steps need none."""
-
-    @property
-    def replica(self) -> Replica:
-        """Return the ranks that hold one replica's shards."""
-
-    def refusals(self, model: nn.Module, strategy: Strategy, overlap: str) -> list[str]:
-        """Return why it cannot lay the model out under this strategy."""
-
-    def name_parameters(self) -> None:
-        """Have the model name the parameters that the optimiser steps."""
-
-    def close(self) -> None:
-        """Leave the framework as it was."""
-
-
-class OwnLayout:
-    """The layout of a model whose gradients Thinwire itself gathers; it has no state."""
-
-    wrapper: nn.Module | None = None
-    sources: tuple[str, ...] = ("hooks", "manual")
-    left_out: frozenset[str] = frozenset()
-
-    def plan(
-        self, model: nn.Module, bucket_bytes: int, when: Schedule, wide: bool
-    ) -> list[FlatBucket]:
-        return plan(model, bucket_bytes, when, wide)
-
-    replica = Replica()
-
-    def refusals(self, model: nn.Module, strategy: Strategy, overlap: str) -> list[str]:
-        return no_shards(model)
-
-    def gather(self, wanted: bool) -> None:
-        """Do nothing: nobody but the source gathers gradients."""
-
-    def name_parameters(self) -> None:
-        """Do nothing: it always does."""
-
-    def close(self) -> None:
-        """Do nothing: nothing was changed."""

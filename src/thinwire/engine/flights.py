@@ -61,7 +61,9 @@ class Flights:
             put_base(bucket, part, self._session.strategy.on.base(bucket, bucket.state))
         span, track = air.x[part.spec.begin : part.spec.end], Track()
         flight = (
-            self._exact(span, part.spec, step) if dense else self._thin(span, part, step, track)
+            _landing_in(span, self._exact(span, part.spec, step))
+            if dense
+            else self._thin(span, part, step, track)
         )
         air.tracks.append(track)
         label = f"step {step}, bucket {bucket.index} (from {bucket.names[0]!r})"
@@ -82,7 +84,7 @@ class Flights:
         Returns:
             Whether the sums are finite; true where they were not looked at.
         """
-        # 1. wait, and put each slice's sum where its contribution was
+        # 1. wait: each flight puts its sum where its contribution was
         fresh = [(bucket, air) for bucket, air in landing if not air.waited]
         for bucket, air in fresh:
             row = self._session.meter.rows[bucket.index]
@@ -90,7 +92,7 @@ class Flights:
                 begun = time.perf_counter()
                 with phase("wait", bucket.index):
                     outcome = handle.wait()
-                total, part.mask = outcome.total, outcome.mask
+                part.mask = outcome.mask
                 waited = time.perf_counter()
                 # The caller's time in `wait` is what the schedule has not hidden.
                 row.exposed_s += waited - begun
@@ -105,10 +107,6 @@ class Flights:
                         slice=i,
                     )
                     self.trace.flown(handle, bucket.index, i, part.lane, air.step)
-                span = air.x[part.spec.begin : part.spec.end]
-                # A route may sum in place, in the contribution's own memory; else copy.
-                if span.data_ptr() != total.data_ptr():
-                    span.copy_(total)
             air.waited = True
         # 2. look whether all of it is finite
         finite_by_bucket = (
@@ -169,7 +167,7 @@ class Flights:
         flight = self.bound.how.carry(
             self._session.strategy.what, span, part.spec, part.state, self._session.context(step)
         )
-        return _tracked(flight, part, track) if self.stateful else flight
+        return _landing_in(span, _tracked(flight, part, track) if self.stateful else flight)
 
 
 def put_base(bucket: FlatBucket, part: Slice, base: Tensor) -> None:
@@ -188,6 +186,16 @@ def put_base(bucket: FlatBucket, part: Slice, base: Tensor) -> None:
         ]
         if runs:
             leaf.flat = torch.cat(runs)
+
+
+def _landing_in(span: Tensor, flight: Flight[Outcome]) -> Flight[Outcome]:
+    """Carry a flight and put its sum where its contribution was, on its lane: no other memory of
+    the span's size lives on until the bucket lands."""
+    outcome = yield from flight
+    # A route may sum in place, in the contribution's own memory; else copy.
+    if span.data_ptr() != outcome.total.data_ptr():
+        span.copy_(outcome.total)
+    return Outcome(span, mask=outcome.mask)
 
 
 def _tracked(flight: Flight[Outcome], part: Slice, track: Track) -> Flight[Outcome]:

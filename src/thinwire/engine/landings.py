@@ -82,7 +82,7 @@ class Landings:
         with phase("land"):
             self._land(landing, write)
 
-    def _land(self, landing: Sequence[tuple[FlatBucket, Airborne]], write: bool) -> None:
+    def _land(self, landing: list[tuple[FlatBucket, Airborne]], write: bool) -> None:
         # 1. wait for the status that all ranks agree on, and for the sums
         if write:
             self.written.update(bucket.index for bucket, _ in landing)
@@ -100,7 +100,9 @@ class Landings:
             self.guard.failed(landing, status)
         # 3. write
         loss_scale = self._session.loss_scale
-        for bucket, air in landing:
+        # One by one, so that the memory of a launch is free for what the next one writes.
+        while landing:
+            bucket, air = landing.pop(0)
             bucket.silent = (
                 air.silent if status is None else status.silent.get(bucket.index, frozenset())
             )

@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from thinwire.core import travel
 from thinwire.engine import living, wrappers
 from thinwire.engine.agree import identified
-from thinwire.engine.buckets import FlatBucket, Layout, OwnLayout
+from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.compiled import is_compiled
 from thinwire.engine.layout import plain_name
 from thinwire.engine.nonfinite import POLICIES, Policy
+from thinwire.engine.own_layout import Layout, OwnLayout
 from thinwire.engine.shards import rows_of
 from thinwire.errors import AttachError
 from thinwire.strategy import Strategy
@@ -54,11 +55,13 @@ def problems(
     strategy: Strategy,
     options: Options,
     attached: bool = False,
+    planned: list[FlatBucket] | None = None,
 ) -> list[str]:
     """Return what this rank cannot attach, in sentences.
 
     Args:
         attached: by these options the model is attached already, and the strategy alone is new.
+        planned: takes the buckets, where there is nothing that cannot be.
     """
     # 1. What makes every further question pointless: no strategy, a wrapper that synchronises by
     #    itself, an optimiser of another model.
@@ -109,11 +112,19 @@ def problems(
         reasons += _of_overlap(model, optimizer, options)
     # 4. The bucket layout, tried only where all else is well, as it takes that for granted.
     if trained and not reasons:
-        try:
-            options.plan(model, strategy)
-        except AttachError as error:
-            reasons.append(str(error))
+        reasons += _of_layout(model, strategy, options, [] if planned is None else planned)
     return reasons
+
+
+def _of_layout(
+    model: nn.Module, strategy: Strategy, options: Options, planned: list[FlatBucket]
+) -> list[str]:
+    """Plan the buckets, or return why there can be none."""
+    try:
+        planned += options.plan(model, strategy)
+    except AttachError as error:
+        return [str(error)]
+    return []
 
 
 def buffer_places(model: nn.Module) -> list[tuple[str, nn.Module, str]]:

@@ -27,6 +27,7 @@ from thinwire.engine.pace import Pace
 from thinwire.engine.session import Session
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError
+from thinwire.kernels import memory
 
 
 class Steps:
@@ -281,6 +282,9 @@ class LocalSteps(Steps):
             pace.leave()
         if tick.land:
             self.checks.landed()
+            # What a launch and a landing took is not needed before the next ones.
+            if session.strategy.when.gap > 1:
+                memory.release()
 
     def skip(self) -> None:
         """Take part in a step without one of this rank's own."""

@@ -54,12 +54,22 @@ class Pool:
             dtype
         )  # which holds the array as long as any view of the tensor lives
 
+    def clear(self) -> None:
+        """Give what nothing uses back to the system."""
+        for regions in list(self._free.values()):
+            regions.clear()
+
     def _give(self, size: int, region: mmap.mmap) -> None:
         if sum(size * len(regions) for size, regions in list(self._free.items())) + size <= KEPT:
             self._free[size].append(region)
 
 
 _POOL = Pool()
+
+
+def release() -> None:
+    """Give the memory that lies in the pool unused back to the system."""
+    _POOL.clear()
 
 
 def empty(n: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:

@@ -31,8 +31,8 @@ def kept_bytes(strategy: Strategy, model: nn.Module, world: int) -> dict[str, in
     by what they are.
 
     Anchors, outer state and averages of the target; residuals and warm starts of codec and route;
-    flat gradient buffers, one for each flight of a bucket that may be in the air; on local steps
-    the contributions in the air.
+    flat gradient buffers, one for each flight of a bucket that may be in the air, but one, which
+    has the gradients themselves; on local steps the contributions in the air.
 
     Args:
         strategy: the strategy.
@@ -60,10 +60,11 @@ def kept_bytes(strategy: Strategy, model: nn.Module, world: int) -> dict[str, in
         for state in states:
             for path, leaf in state.walk():
                 nbytes[path.rpartition("/")[2]] += leaf.value.numel() * leaf.value.dtype.itemsize
-    # Then gradients' buffers, one a flight; on local steps the contributions in flight.
+    # Then gradients' buffers, one a flight beside that of the gradients; on local steps the
+    # contributions in flight.
     sizes = [bucket.spec.numel * bucket.spec.dtype.itemsize for bucket in buckets]
     if strategy.on.clock == "backward":
-        nbytes[BUFFERS] = strategy.when.depth * sum(sizes)
+        nbytes[BUFFERS] = (strategy.when.depth - 1) * sum(sizes)
     else:
         nbytes[AIR] = _most_in_the_air(strategy.when, sizes)
         if getattr(strategy.on, "eager", False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from thinwire.engine.observe.checksums import ROW, checksum, digest
+from thinwire.engine.observe.checksums import ROW, checksum, checksums, digest
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,12 @@ def test_differences_that_cancel_in_a_plain_sum_are_found() -> None:
 def test_a_view_has_the_checksum_of_its_values() -> None:
     x = torch.randn(30, 40)
     assert int(checksum(x.t())) == int(checksum(x.t().contiguous()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_many_have_the_checksums_of_each_by_itself(dtype: torch.dtype) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    sizes = [5, 0, 7, ROW, 5, ROW + 1, 3 * ROW, 5, 1, ROW, *[300] * 1000]
+    tensors = [(100 * torch.randn(size, generator=drawn)).to(dtype) for size in sizes]
+    assert checksums(tensors) == [int(checksum(each)) for each in tensors]
+    assert checksums([]) == []

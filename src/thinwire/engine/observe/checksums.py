@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -35,17 +36,58 @@ def checksum(tensor: Tensor) -> Tensor:
         >>> bool(checksum(one) == checksum(one.clone())), bool(checksum(one) == checksum(other))
         (True, False)
     """
+    return _checksum(_words(tensor))
+
+
+@torch.no_grad()
+def checksums(tensors: Iterable[Tensor]) -> list[int]:
+    """Hash tensors of one device; one transfer from it for all, and few calls for small ones of one
+    size.
+
+    Example:
+        >>> tensors = [torch.ones(5), torch.ones(70_000), torch.ones(5)]
+        >>> checksums(tensors) == [int(checksum(tensor)) for tensor in tensors]
+        True
+    """
+    words = [_words(tensor) for tensor in tensors]
+    sums: list[Tensor] = [torch.empty(0)] * len(words)
+    # 1. Those of a row or less, by size and type; larger ones by themselves.
+    alike: defaultdict[tuple[int, torch.dtype], list[int]] = defaultdict(list)
+    for i, each in enumerate(words):
+        if 0 < each.numel() <= ROW:
+            alike[each.numel(), each.dtype].append(i)
+        else:
+            sums[i] = _checksum(each)
+    # 2. Each is a row of a matrix: its checksum is that row's product, by the key of a first row.
+    for (numel, _), where in alike.items():
+        at_once = max(1, _ROWS["cpu"] * ROW // numel)
+        for begin in range(0, len(where), at_once):
+            some = where[begin : begin + at_once]
+            rows = torch.stack([words[i] for i in some])
+            keys, first = _keys(rows.device)[:numel], _row_keys(0, 1, rows.device)
+            for i, total in zip(some, (_products(rows, keys) * first).unbind(), strict=True):
+                sums[i] = total
+    return torch.stack(sums).tolist() if sums else []
+
+
+def digest(tensors: Iterable[Tensor]) -> bytes:
+    """Hash tensors of one device to 16 bytes for all of them, in order."""
+    return hashlib.blake2b(repr(checksums(tensors)).encode(), digest_size=16).digest()
+
+
+def _words(tensor: Tensor) -> Tensor:
+    """See a tensor's bits as integer words: equal floats may have other bits (0.0 and -0.0), and
+    NaN never equals itself."""
     flat = local_of(tensor).contiguous().view(-1)
-    # 1. See the bits as integer words: equal floats may have other bits (0.0 and -0.0), and NaN
-    #    never equals itself.
-    words = (
-        flat.view(_WORDS.get(flat.dtype.itemsize, torch.int32))
-        if flat.numel()
-        else flat.to(torch.int32)
-    )
+    if not flat.numel():
+        return flat.to(torch.int32)
+    return flat.view(_WORDS.get(flat.dtype.itemsize, torch.int32))
+
+
+def _checksum(words: Tensor) -> Tensor:
+    """Hash rows of ROW words, several at once: bounded memory, as products are 8 bytes a word."""
     keys = _keys(words.device)
     total = torch.zeros((), dtype=torch.int64, device=words.device)
-    # 2. Hash rows of ROW words, several at once: bounded memory, as products are 8 bytes a word.
     at_once = _ROWS.get(words.device.type, 1 << 10) * ROW
     for begin in range(0, words.numel(), at_once):
         part = words[begin : begin + at_once]
@@ -58,17 +100,6 @@ def checksum(tensor: Tensor) -> Tensor:
             tail = _products(part[whole:].view(1, -1), keys[: part.numel() - whole])
             total += (tail * _row_keys((begin + whole) // ROW, 1, tail.device))[0]
     return total
-
-
-def checksums(tensors: Iterable[Tensor]) -> list[int]:
-    """Hash tensors of one device; one transfer from it for all."""
-    sums = [checksum(tensor) for tensor in tensors]
-    return torch.stack(sums).tolist() if sums else []
-
-
-def digest(tensors: Iterable[Tensor]) -> bytes:
-    """Hash tensors of one device to 16 bytes for all of them, in order."""
-    return hashlib.blake2b(repr(checksums(tensors)).encode(), digest_size=16).digest()
 
 
 def _products(rows: Tensor, keys: Tensor) -> Tensor:

@@ -82,6 +82,9 @@ class DdpBucket(FlatBucket):
     def gradient(self, i: int) -> Tensor | None:
         return self._gradients[i]
 
+    def _release(self, i: int, view: Tensor) -> None:
+        """Leave `.grad` alone: DDP writes it."""
+
     def take_all(self, scale: float) -> None:
         if self._buffers:
             super().take_all(scale)

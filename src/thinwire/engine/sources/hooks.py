@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thinwire.engine.buckets import FlatBucket
-from thinwire.engine.compiled import untraced
+from thinwire.engine.compiled import compiler, skipped, untraced
 from thinwire.engine.frames import called_within
 from thinwire.engine.landings import Landings
 from thinwire.engine.session import Session
@@ -54,36 +54,46 @@ class GradientHooks(GradientSource):
         self.finish()
 
     def _after_gradient(self, bucket: FlatBucket, i: int) -> Any:
-        """Make the hook that takes a gradient; the first one of a backward pass begins a step."""
-        meter, clock = self.session.meter, self._steps.clock
+        """Make the hook that takes a gradient."""
+        arrived, beside_compiler = self._arrived, self._beside_compiler
 
-        @untraced
         def hook(_: Tensor) -> None:
-            # 1. The first gradient of a backward pass begins a step; the engine calls `finish` at
-            #    the end of that pass. Gradients of another pass would be of another step.
-            if not clock.within:
-                _refuse_reentrant()
-                self.begin()
-                self._task = torch._C._current_graph_task_id()
-                torch.autograd.Variable._execution_engine.queue_callback(self._end)
-            elif torch._C._current_graph_task_id() != self._task:
-                raise AttachError(
-                    "a gradient arrived from another backward pass than the one under way: either "
-                    "an earlier backward() failed half-way "
-                    "(attach again), or activation checkpointing is reentrant (use checkpoint(…, "
-                    "use_reentrant=False)), or compiled autograd is on (turn "
-                    "torch._dynamo.config.compiled_autograd off)"
-                )
-
-            # 2. Take the gradient into its bucket, which may launch it.
-            if meter.timed:
-                begun = time.thread_time()
-                self.take(bucket, i)
-                meter.taken(time.thread_time() - begun)
+            if compiler() is None:
+                arrived(bucket, i)
             else:
-                self.take(bucket, i)
+                beside_compiler(bucket, i)
 
-        return hook
+        return skipped(hook)
+
+    def _arrived(self, bucket: FlatBucket, i: int) -> None:
+        """Take a gradient; the first one of a backward pass begins a step."""
+        # 1. The engine calls `finish` at the end of the pass that the first gradient is of.
+        #    Gradients of another pass would be of another step.
+        if not self._steps.clock.within:
+            _refuse_reentrant()
+            self.begin()
+            self._task = torch._C._current_graph_task_id()
+            torch.autograd.Variable._execution_engine.queue_callback(self._end)
+        elif torch._C._current_graph_task_id() != self._task:
+            raise AttachError(
+                "a gradient arrived from another backward pass than the one under way: either "
+                "an earlier backward() failed half-way "
+                "(attach again), or activation checkpointing is reentrant (use checkpoint(…, "
+                "use_reentrant=False)), or compiled autograd is on (turn "
+                "torch._dynamo.config.compiled_autograd off)"
+            )
+        # 2. Take the gradient into its bucket, which may launch it.
+        meter = self.session.meter
+        if meter.timed:
+            begun = time.thread_time()
+            self.take(bucket, i)
+            meter.taken(time.thread_time() - begun)
+        else:
+            self.take(bucket, i)
+
+    @untraced
+    def _beside_compiler(self, bucket: FlatBucket, i: int) -> None:
+        self._arrived(bucket, i)
 
 
 def set_means_aside(session: Session, landings: Landings) -> tuple[list[Any], list[Any]]:
@@ -108,33 +118,46 @@ def before_gradient(session: Session, landings: Landings, bucket: FlatBucket, i:
 
     For strategies that must not send a mean again.
     """
-    on = session.strategy.on
 
-    @untraced
     def hook(*_: Any) -> None:
-        grad = bucket.params[i].grad
-        # 1. A mean landed here, and the loop has zeroed it without a step: under a delay it is
-        #    lost.
-        if bucket.given[i] is not None and (
-            grad is None or not (landings.applied or bool(local_of(grad).any()))
-        ):
-            landings.warn_dropped(bucket.names[i])
-        # 2. Set what has landed aside; an update, to which nothing can be added, is refused.
-        if grad is None:
-            bucket.held[i], bucket.given[i] = None, None  # the loop has dropped what there was
-        elif bucket.holds_landed(i):
-            if on.updates and bool(local_of(grad).any()):
-                raise NotLandedError(
-                    f"backward() again while .grad of {bucket.names[i]!r} holds the update of "
-                    "the last landing, "
-                    f"to which no gradient can be added: with {on!r} call "
-                    "optimizer.step() and "
-                    "zero_grad() after each landing; to accumulate over n backward passes "
-                    "take every(n)"
-                )
-            bucket.hold(i)
+        if compiler() is None:
+            _set_aside(session, landings, bucket, i)
+        else:
+            _set_aside_beside_compiler(session, landings, bucket, i)
 
-    return hook
+    return skipped(hook)
+
+
+def _set_aside(session: Session, landings: Landings, bucket: FlatBucket, i: int) -> None:
+    """Set what has landed in a parameter's `.grad` aside; see `before_gradient`."""
+    on, grad = session.strategy.on, bucket.params[i].grad
+    # 1. A mean landed here, and the loop has zeroed it without a step: under a delay it is
+    #    lost.
+    if bucket.given[i] is not None and (
+        grad is None or not (landings.applied or bool(local_of(grad).any()))
+    ):
+        landings.warn_dropped(bucket.names[i])
+    # 2. Set what has landed aside; an update, to which nothing can be added, is refused.
+    if grad is None:
+        bucket.held[i], bucket.given[i] = None, None  # the loop has dropped what there was
+    elif bucket.holds_landed(i):
+        if on.updates and bool(local_of(grad).any()):
+            raise NotLandedError(
+                f"backward() again while .grad of {bucket.names[i]!r} holds the update of "
+                "the last landing, "
+                f"to which no gradient can be added: with {on!r} call "
+                "optimizer.step() and "
+                "zero_grad() after each landing; to accumulate over n backward passes "
+                "take every(n)"
+            )
+        bucket.hold(i)
+
+
+@untraced
+def _set_aside_beside_compiler(
+    session: Session, landings: Landings, bucket: FlatBucket, i: int
+) -> None:
+    _set_aside(session, landings, bucket, i)
 
 
 def _accumulator(param: nn.Parameter) -> Any:

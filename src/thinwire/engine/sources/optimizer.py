@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from thinwire.engine.compiled import untraced
+from thinwire.engine.compiled import skipped, untraced
 from thinwire.engine.session import Session
 from thinwire.engine.sources.source import Source
 from thinwire.engine.sync import StepCounter
@@ -22,9 +22,9 @@ class OptimizerSteps(Source):
         self.session, self._steps = session, steps
         self._scaler_step: Any = None
         self._scaling = False  # within the scaler's step
+        hook = self._after_gradient()
         self._handles: list[Any] = [
-            param.register_post_accumulate_grad_hook(self._after_gradient)
-            for _, param in session.trained()
+            param.register_post_accumulate_grad_hook(hook) for _, param in session.trained()
         ]
         optimizer, scaler = session.optimizer, session.options.scaler
         if scaler is None or not scaler.is_enabled():
@@ -52,8 +52,18 @@ class OptimizerSteps(Source):
     def skip(self) -> None:
         self._steps.skip()
 
+    def _after_gradient(self) -> Any:
+        """Make the hook that notes that a backward pass has come; once a step is enough."""
+        clock, note = self._steps.clock, self._note
+
+        def hook(_: Tensor) -> None:
+            if not clock.worked:
+                note()
+
+        return skipped(hook)
+
     @untraced
-    def _after_gradient(self, _: Tensor) -> None:
+    def _note(self) -> None:
         self._steps.watch.backward()
         self._steps.clock.worked = True
 

@@ -66,6 +66,9 @@ class ShardBucket(FlatBucket):
     def give(self, i: int, grad: Tensor | None) -> None:
         self.params[i].grad = None if grad is None else like(self.params[i], grad)
 
+    def _release(self, i: int, view: Tensor) -> None:
+        """Leave `.grad` alone: FSDP holds it."""
+
     def set_weights(self, flat: Tensor) -> None:
         reshard(self._modules)
         super().set_weights(flat)
