@@ -46,6 +46,7 @@ from thinwire.what.scalar._grids import Grid, GridName, Symmetric, grid_of
 from thinwire.what.scalar._levels import length
 from thinwire.what.scalar._scales import Block, Run, Scale, runs
 
+_AT_ONCE = 2**17  # values that go through plain torch at a time on a CPU
 _NEEDS_AT = ("percentile", "sigma")
 _LEAST, _MOST = 1e-37, 1e37  # what a float32 holds, and its multiples with it
 
@@ -252,7 +253,7 @@ class uniform(Coder):
         random_bits = None if key is None else reference.random_bits(spec.numel, key).to(x.device)
         # 1. and 2. The grid of each block, and the codes on it.
         headers, codes = [], []
-        for begin, m, size in self._runs(spec):
+        for begin, m, size in self._pieces(spec, x.device):
             own = slice(begin, begin + m * size)
             rows = x[own].reshape(m, size)
             row_bits = None if random_bits is None else random_bits[own].view(m, size)
@@ -277,7 +278,7 @@ class uniform(Coder):
         header = self._grid.read_header(payload[:head], spec.work)
         codes = reference.unpack(payload[head:], spec.numel, self.bits)
         out, at = torch.empty(spec.numel, dtype=spec.work, device=payload.device), 0
-        for begin, m, size in self._runs(spec):
+        for begin, m, size in self._pieces(spec, payload.device):
             own = slice(begin, begin + m * size)
             block_header = tuple(each[at : at + m] for each in header)
             values = self._grid.dequantise(codes[own].view(m, size), block_header, spec.work)
@@ -367,12 +368,20 @@ class uniform(Coder):
         return ctx.rng_key(spec) if self.rounding == "stochastic" else None
 
     def _runs(self, spec: Spec) -> Iterator[Run]:
-        """The blocks of a span; a fixed step takes it as one."""
-        return runs(spec, self.block if self.step is None else 0)
+        """The blocks of a span; a fixed step takes it in runs of any length."""
+        return runs(spec, self.block if self.step is None else _AT_ONCE)
+
+    def _pieces(self, spec: Spec, device: torch.device) -> Iterator[Run]:
+        """Yield runs of whole blocks that stay in a CPU's cache from one operation to the next."""
+        for begin, m, size in self._runs(spec):
+            some = max(_AT_ONCE // size, 1) if device.type == "cpu" else m
+            for at in range(0, m, some):
+                yield begin + at * size, min(some, m - at), size
 
     def _steps(self, x: Tensor, spec: Spec) -> Tensor:
         """Return the step of each block: (m,)."""
-        cut = [x[at : at + m * size].reshape(m, size) for at, m, size in self._runs(spec)]
+        pieces = self._pieces(spec, x.device)
+        cut = [x[at : at + m * size].reshape(m, size) for at, m, size in pieces]
         return torch.cat([self._grid.header(rows)[0] for rows in cut])
 
     def _header_nbytes(self, spec: Spec) -> int:
