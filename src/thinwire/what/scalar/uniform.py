@@ -253,7 +253,7 @@ class uniform(Coder):
         random_bits = None if key is None else reference.random_bits(spec.numel, key).to(x.device)
         # 1. and 2. The grid of each block, and the codes on it.
         headers, codes = [], []
-        for begin, m, size in self._pieces(spec, x.device):
+        for begin, m, size in self._cached_runs(spec, x.device):
             own = slice(begin, begin + m * size)
             rows = x[own].reshape(m, size)
             row_bits = None if random_bits is None else random_bits[own].view(m, size)
@@ -278,7 +278,7 @@ class uniform(Coder):
         header = self._grid.read_header(payload[:head], spec.work)
         codes = reference.unpack(payload[head:], spec.numel, self.bits)
         out, at = torch.empty(spec.numel, dtype=spec.work, device=payload.device), 0
-        for begin, m, size in self._pieces(spec, payload.device):
+        for begin, m, size in self._cached_runs(spec, payload.device):
             own = slice(begin, begin + m * size)
             block_header = tuple(each[at : at + m] for each in header)
             values = self._grid.dequantise(codes[own].view(m, size), block_header, spec.work)
@@ -371,7 +371,7 @@ class uniform(Coder):
         """The blocks of a span; a fixed step takes it in runs of any length."""
         return runs(spec, self.block if self.step is None else _AT_ONCE)
 
-    def _pieces(self, spec: Spec, device: torch.device) -> Iterator[Run]:
+    def _cached_runs(self, spec: Spec, device: torch.device) -> Iterator[Run]:
         """Yield runs of whole blocks that stay in a CPU's cache from one operation to the next."""
         for begin, m, size in self._runs(spec):
             some = max(_AT_ONCE // size, 1) if device.type == "cpu" else m
@@ -380,8 +380,8 @@ class uniform(Coder):
 
     def _steps(self, x: Tensor, spec: Spec) -> Tensor:
         """Return the step of each block: (m,)."""
-        pieces = self._pieces(spec, x.device)
-        cut = [x[at : at + m * size].reshape(m, size) for at, m, size in pieces]
+        cut_runs = self._cached_runs(spec, x.device)
+        cut = [x[at : at + m * size].reshape(m, size) for at, m, size in cut_runs]
         return torch.cat([self._grid.header(rows)[0] for rows in cut])
 
     def _header_nbytes(self, spec: Spec) -> int:
