@@ -35,7 +35,7 @@ def test_more_than_a_codec_can_send_is_refused() -> None:
 
 
 def test_sums_are_written_where_the_input_is_no_longer_needed() -> None:
-    x, spans = torch.ones(10), SPEC.cut(2, 1)
+    x, spans = torch.ones(10), dict(enumerate(SPEC.cut(2, 1)))
     places = targets(identity(), x, spans)
     assert joined(x, [places[0], places[1]]).data_ptr() == x.data_ptr()
     assert joined(x, [places[0].clone(), places[1]]).data_ptr() != x.data_ptr()

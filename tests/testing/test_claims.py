@@ -10,8 +10,8 @@ from torch import Tensor
 from thinwire.core import Codec, RankContext, Spec, State, Traits
 from thinwire.testing import check_codec
 from thinwire.testing.cases import specs
-from thinwire.testing.claims import check_mean, check_rows, check_seeds
-from thinwire.what import cast, topk, uniform
+from thinwire.testing.claims import check_divides, check_mean, check_rows, check_seeds
+from thinwire.what import cast, feedback, topk, uniform
 
 
 class _DrawsTheSameAlways(uniform):
@@ -35,11 +35,16 @@ class _SaysThatRowsAreAlone(uniform):
     traits = Traits(grain=1024, row_wise=True)  # type: ignore[assignment]
 
 
+class _SaysThatItDivides(uniform):
+    traits = Traits(divides=True)  # type: ignore[assignment]
+
+
 BROKEN: list[tuple[Codec, str]] = [
     (_DrawsTheSameAlways(rounding="stochastic"), "another step draws other random numbers"),
     (_DrawsTheSameForAllSeeds(rounding="stochastic"), "another seed draws other random numbers"),
     (_RoundsToNearestHalfTheTime(2, rounding="stochastic"), "unbiased"),
     (_SaysThatRowsAreAlone(4), "a row depends on no other"),
+    (_SaysThatItDivides(4, block=0), "a payload divides"),
 ]
 
 
@@ -56,6 +61,8 @@ def test_true_claims_pass() -> None:
     check_seeds(randomised, specs()["many parts"])
     check_mean(randomised, randomised.error_bound, specs()["cut parts"])
     check_rows(cast())
+    check_divides(cast(), specs()["many parts"])
+    check_divides(feedback(uniform(4, block=32)), specs()["many parts"])
 
 
 @pytest.mark.parametrize("codec", [uniform(4), topk(3)], ids=repr)

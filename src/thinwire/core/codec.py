@@ -146,6 +146,9 @@ class Traits:
     needs_base: it compares with values that every rank holds alike: the engine puts the target's
         base into its replicated leaf "base" before each launch.
     cuts: the largest fraction of a value that scales of one byte may cut off.
+    divides: of a span it sends what it sends of the runs that the grain cuts it into, so a route
+        may encode all of it at once. Its packet's coder is `Sectioned`, decodes alike for every
+        sender and context, and keeps no state.
     """
 
     grain: Grain = 1
@@ -160,6 +163,7 @@ class Traits:
     exact_at_first: bool = False
     needs_base: bool = False
     cuts: float = 0.0
+    divides: bool = False
 
 
 class Codec(Component, ABC):
@@ -331,6 +335,20 @@ class Coder(Codec):
         own = packet.payload.clone() if self.traits.lossy and packet.sums else packet.payload
         total = yield packet
         return Outcome(total, (lambda: packet.open(own, ctx.rank)) if self.traits.lossy else None)
+
+
+class Sectioned(Coder):
+    """A coder whose payload has sections, such as scales and codes, for a codec that `divides`.
+
+    Each section of a span's payload is its runs' sections of that kind, one behind the other.
+    """
+
+    @abstractmethod
+    def sections(self, spec: Spec) -> tuple[int, ...]:
+        """Return the bytes of each section."""
+
+    def nbytes(self, spec: Spec) -> int:
+        return sum(self.sections(spec))
 
 
 def encode_packet(coder: Coder, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Packet:

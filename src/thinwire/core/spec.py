@@ -85,6 +85,10 @@ class Spec:
     numel: int
     dtype: torch.dtype
 
+    def __hash__(self) -> int:
+        """Hash what tells most spans apart; a plan's key would else hash thousands of parts."""
+        return hash((self.begin, self.numel, self.dtype, len(self.parts), *self.parts[:1]))
+
     @property
     def end(self) -> int:
         return self.begin + self.numel

@@ -3,7 +3,7 @@ length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -50,7 +50,7 @@ def one_span(rounds: Rounds, total: Callable[[Packet], TensorFlight]) -> Flight[
 def many_spans(
     codec: Codec,
     x: Tensor,
-    spans: Sequence[Spec],
+    spans: Mapping[int, Spec],
     state: State,
     ctx: RankContext,
     totals: Callable[[dict[int, Packet]], Totals],
@@ -60,7 +60,7 @@ def many_spans(
     Args:
         codec: encodes each span.
         x: the bucket (numel,).
-        spans: of `x`, one behind the other.
+        spans: of `x` by number, one behind the other.
         state: has a child for each span, by its number.
         ctx: this rank.
         totals: answers a round's packets, {span: packet}, with the sums over ranks.
@@ -69,7 +69,7 @@ def many_spans(
     begin = spans[0].begin
     flows = [
         codec.rounds(x[span.begin - begin : span.end - begin], span, state.child(str(j)), ctx)
-        for j, span in enumerate(spans)
+        for j, span in spans.items()
     ]
     # 2. All flows go in step: one exchange carries the packets of all spans.
     ordered = yield from side_by_side(flows, totals)
@@ -85,13 +85,13 @@ def many_spans(
     return Outcome(joined(x, [outcome.total for outcome in ordered]), sent, mask)
 
 
-def targets(codec: Codec, x: Tensor, spans: Sequence[Spec]) -> dict[int, Tensor]:
+def targets(codec: Codec, x: Tensor, spans: Mapping[int, Spec]) -> dict[int, Tensor]:
     """Return where the sum of each span may be written: in `x`, unless the codec needs that
     later."""
     if needs_input_later(codec):
         return {}
     begin = spans[0].begin
-    return {j: x[span.begin - begin : span.end - begin] for j, span in enumerate(spans)}
+    return {j: x[span.begin - begin : span.end - begin] for j, span in spans.items()}
 
 
 def opened(

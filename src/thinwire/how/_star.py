@@ -6,7 +6,7 @@ The base of `two_shot`, `direct` and `server`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, cast
 
@@ -54,14 +54,6 @@ class Star(Planned):
         # A smaller message would wait for its slot longer than it would lose by meeting another.
         slow = round(link.delay_s * link.rate_bytes_per_s / _ROUND_TRIP)
         return cast(Self, replace(cast(Any, bound), slot_bytes=max(SLOT_BYTES, slow)))
-
-    @property
-    def back(self) -> Codec | None:
-        """Return the codec of the sums.
-
-        `None`: the coder of the codec's own packets, or none where payloads add unopened.
-        """
-        return None
 
     def owners(self, world: int) -> Sequence[int]:
         """Return the ranks of the group that own a span each, in the spans' order."""
@@ -152,7 +144,7 @@ class Star(Planned):
         return state
 
     def _sum_coder(
-        self, spans: Sequence[Spec], state: State, packets: dict[int, Packet], ctx: RankContext
+        self, spans: Mapping[int, Spec], state: State, packets: dict[int, Packet], ctx: RankContext
     ) -> SumCoder | None:
         if self.back is None:
             return None

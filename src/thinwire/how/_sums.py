@@ -20,6 +20,8 @@ from thinwire.how._moves import Message, Move
 from thinwire.how._rounds import Expected, Totals, opened, swap_runs
 from thinwire.kernels import reference
 
+_FEW, _SMALL_BYTES = 8, 1 << 14
+
 
 @dataclass(frozen=True, slots=True)
 class SumCoder:
@@ -56,10 +58,11 @@ def totals(
     # 1. Each chunk holds this rank's own packet to begin with.
     if ctx.world == 1 and sum_coder is None:
         return {j: packet.open(packet.payload, ctx.rank) for j, packet in packets.items()}
-    chunks: dict[int, _Unopened | _Opened] = {
-        j: _Unopened(packet, ctx)
+    group_rank = ctx.group_rank
+    chunks: dict[int, Unopened | Opened] = {
+        j: Unopened(packet, group_rank)
         if unopened and sum_coder is None
-        else _Opened(packet, ctx, j, owners[j], sum_coder)
+        else Opened(packet, ctx, group_rank, j, owners[j], sum_coder)
         for j, packet in packets.items()
     }
     device = next(iter(packets.values())).payload.device
@@ -101,25 +104,30 @@ def totals(
 
 
 def _in_flight(
-    message: Message, chunks: dict[int, _Unopened | _Opened]
+    message: Message, chunks: dict[int, Unopened | Opened]
 ) -> tuple[list[int], list[int]]:
     """Return the parts and wholes of a message whose chunks still have a packet in this round."""
     return [j for j in message.parts if j in chunks], [j for j in message.wholes if j in chunks]
 
 
-class _Unopened:
+class Unopened:
     """A chunk whose payloads are added as numbers."""
 
-    def __init__(self, packet: Packet, ctx: RankContext) -> None:
+    def __init__(self, packet: Packet, group_rank: int) -> None:
         self.packet = packet
         # Payloads that add have one length on every rank.
         self.expected = self.expected_whole = Expected(
             packet.payload.numel(), packet.payload.numel(), packet.coder
         )
-        self.received = [(ctx.group_rank, packet.payload)]
+        self.received = [(group_rank, packet.payload)]
 
     def receive_part(self, group_rank: int, payload: Tensor, raw: bool) -> None:
         self.received.append((group_rank, payload))
+
+    def receive_parts(
+        self, group_ranks: Sequence[int], payloads: Sequence[Tensor], raw: Sequence[bool]
+    ) -> None:
+        self.received.extend(zip(group_ranks, payloads, strict=True))
 
     def part(self) -> Tensor:
         return self.whole()
@@ -150,11 +158,17 @@ class _Unopened:
         )
 
 
-class _Opened:
+class Opened:
     """A chunk whose payloads are decoded, added and encoded again."""
 
     def __init__(
-        self, packet: Packet, ctx: RankContext, number: int, owner: int, sum_coder: SumCoder | None
+        self,
+        packet: Packet,
+        ctx: RankContext,
+        group_rank: int,
+        number: int,
+        owner: int,
+        sum_coder: SumCoder | None,
     ) -> None:
         self.packet, self.ctx, self.number, self.sum_coder = packet, ctx, number, sum_coder
         self.owner = ctx.group[owner]
@@ -163,12 +177,17 @@ class _Opened:
         )
         self.expected = Expected.of(packet.coder, packet.spec)
         self.expected_whole = Expected.of(self.coder_of[0], self.coder_of[1])
-        self.received: list[tuple[int, Tensor, bool]] = [(ctx.group_rank, packet.payload, True)]
+        self.received: list[tuple[int, Tensor, bool]] = [(group_rank, packet.payload, True)]
         self.total: Tensor | None = None
         self.final: Tensor | None = None
 
     def receive_part(self, group_rank: int, payload: Tensor, raw: bool) -> None:
         self.received.append((group_rank, payload, raw))
+
+    def receive_parts(
+        self, group_ranks: Sequence[int], payloads: Sequence[Tensor], raw: Sequence[bool]
+    ) -> None:
+        self.received.extend(zip(group_ranks, payloads, raw, strict=True))
 
     def part(self) -> Tensor:
         # Nothing was added yet: the packet goes as it was first encoded.
@@ -245,9 +264,7 @@ def added(payloads: Sequence[Tensor], sums: tuple[tuple[int, torch.dtype], ...])
     # A payload is a sequence of runs of one number type each.
     runs, at = [], 0
     for nbytes, dtype in sums:
-        first, *others = [
-            reference.from_bytes(payload[at : at + nbytes], dtype) for payload in payloads
-        ]
+        first, *others = _numbers(payloads, at, nbytes, dtype)
         total = (
             first.float() if dtype.itemsize < torch.float32.itemsize and len(others) > 1 else first
         )
@@ -256,3 +273,11 @@ def added(payloads: Sequence[Tensor], sums: tuple[tuple[int, torch.dtype], ...])
         runs.append(reference.as_bytes(total.to(dtype)))
         at += nbytes
     return runs[0] if len(runs) == 1 else torch.cat(runs) if runs else payloads[0]
+
+
+def _numbers(payloads: Sequence[Tensor], at: int, nbytes: int, dtype: torch.dtype) -> list[Tensor]:
+    """Return a run of each payload as numbers."""
+    # Of many small ones a copy of all, cut by one call, costs less than a view of each.
+    if len(payloads) > _FEW and 0 < nbytes == payloads[0].numel() <= _SMALL_BYTES:
+        return list(torch.cat(list(payloads)).view(dtype).view(len(payloads), -1).unbind(0))
+    return [reference.from_bytes(payload[at : at + nbytes], dtype) for payload in payloads]

@@ -39,7 +39,7 @@ class gather(Route):
         self, codec: Codec, x: Tensor, spec: Spec, state: State, ctx: RankContext
     ) -> Flight[Outcome]:
         # Where the codec has done with its input, sums may be written there.
-        into = targets(codec, x, (spec,)).get(0)
+        into = targets(codec, x, {0: spec}).get(0)
         rounds = codec.rounds(x, spec, state.child("codec"), ctx)
         return (yield from one_span(rounds, partial(_total, into)))
 

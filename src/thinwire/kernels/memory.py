@@ -88,6 +88,5 @@ def cat(parts: Sequence[Tensor]) -> Tensor:
     """`torch.cat` of flat tensors of one dtype."""
     if len(parts) == 1:
         return parts[0]
-    return torch.cat(
-        list(parts), out=empty(sum(part.numel() for part in parts), parts[0].dtype, parts[0].device)
-    )
+    total = sum(map(Tensor.numel, parts))
+    return torch.cat(list(parts), out=empty(total, parts[0].dtype, parts[0].device))

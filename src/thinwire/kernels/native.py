@@ -397,4 +397,4 @@ def _payload(n: int, block: int, bits: int) -> Tensor:
 
 
 def _pointers(payloads: Sequence[Tensor]) -> ctypes.Array[c_void_p]:
-    return (c_void_p * len(payloads))(*(payload.data_ptr() for payload in payloads))
+    return (c_void_p * len(payloads))(*map(Tensor.data_ptr, payloads))

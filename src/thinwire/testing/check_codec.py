@@ -23,7 +23,7 @@ from thinwire.testing.cases import (
     snapshot,
     specs,
 )
-from thinwire.testing.claims import check_mean, check_rows, check_seeds
+from thinwire.testing.claims import check_divides, check_mean, check_rows, check_seeds
 from thinwire.testing.hostile import check_bytes, check_non_finite
 from thinwire.testing.residuals import Bound, residual, rounded_off, values_kept
 from thinwire.testing.rounds import FlightRecord, add_up, fresh_states, run_rounds
@@ -46,8 +46,8 @@ def check_codec(
     and zero where it is not; residual + sent = x + decay · old residual; the sum over ranks of
     `sent` is the total; payloads that may be added are added; the same step and seed give the same
     bytes, others draw other random numbers; the mean over seeds is x where unbiased; a row depends
-    on no other where row-wise; a non-finite value arrives and leaves no trace; cut or corrupted
-    bytes raise PayloadError or decode to the right shape.
+    on no other where row-wise; a payload divides where it says so; a non-finite value arrives and
+    leaves no trace; cut or corrupted bytes raise PayloadError or decode to the right shape.
 
     Args:
         codec: the member.
@@ -96,6 +96,8 @@ def check_codec(
         check_mean(codec, allowed, specs()["cut parts"])
     if codec.traits.row_wise:
         check_rows(codec)
+    if codec.traits.divides:
+        check_divides(codec, many)
     # 4. What is not finite, and what is corrupted.
     check_non_finite(codec, allowed, many, every_input)
     for name in ("many parts", "cut parts", "one value", "bfloat16"):

@@ -1,4 +1,4 @@
-"""Check what a codec's traits claim: `randomised`, `row_wise` and `unbiased`."""
+"""Check what a codec's traits claim: `randomised`, `row_wise`, `divides` and `unbiased`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Part, Spec
+from thinwire.core import Codec, Part, Sectioned, Spec
 from thinwire.testing.cases import RANKS, contexts, inputs, inputs_by_rank, require, same
 from thinwire.testing.residuals import Bound
 from thinwire.testing.rounds import fresh_states, run_rounds
@@ -59,6 +59,32 @@ def check_rows(codec: Codec) -> None:
         flight = run_rounds(codec, {ctx.rank: values}, spec, states, at, "six rows")
         arrived.append(flight.outcomes[ctx.rank].total[80:120])
     require(same(*arrived), codec, "a row depends on no other", "six rows")
+
+
+def check_divides(codec: Codec, spec: Spec) -> None:
+    """Check that a span's payload, section by section, is those of its runs, one behind the
+    other."""
+    case = "many parts, cut in four"
+    spans = spec.cut(4, codec.traits.grain)
+    state = codec.init(spec, contexts()[RANKS[0]])
+    states = [codec.init(span, contexts()[RANKS[0]]) for span in spans]
+    for step in range(2):
+        ctx = contexts(step)[RANKS[0]]
+        x = inputs(spec, ctx.rank)["normal"]
+        whole = next(codec.rounds(x, spec, state, ctx))
+        runs = [
+            next(codec.rounds(x[span.begin : span.end], span, own, ctx))
+            for span, own in zip(spans, states, strict=True)
+        ]
+        coder = whole.coder
+        require(isinstance(coder, Sectioned), codec, "a payload divides", case, "no sections")
+        assert isinstance(coder, Sectioned)
+        cut = [run.payload.split(list(coder.sections(run.spec))) for run in runs]
+        joined = torch.cat([torch.cat(section) for section in zip(*cut, strict=True)])
+        require(same(whole.payload, joined), codec, "a payload divides", case, f"step {step}")
+        sums = [run.open(run.payload.clone(), ctx.rank) for run in runs]
+        opened = whole.open(whole.payload.clone(), ctx.rank)
+        require(same(opened, torch.cat(sums)), codec, "a payload divides", case)
 
 
 def check_mean(codec: Codec, allowed: Bound, spec: Spec) -> None:

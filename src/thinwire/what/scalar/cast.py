@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
+from thinwire.core import RankContext, Sectioned, Spec, State, Traits, check_nbytes
 from thinwire.errors import StrategyError
 from thinwire.kernels import reference
 
@@ -22,7 +22,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class cast(Coder):
+class cast(Sectioned):
     """Send values as bf16 or fp16: 2 · numel bytes.
 
     Args:
@@ -50,13 +50,13 @@ class cast(Coder):
 
     @cached_property
     def traits(self) -> Traits:
-        return Traits(summable=True, row_wise=True)
+        return Traits(summable=True, row_wise=True, divides=True)
 
     def sum_dtype(self, spec: Spec) -> torch.dtype:
         return _DTYPES[self.dtype]
 
-    def nbytes(self, spec: Spec) -> int:
-        return 2 * spec.numel
+    def sections(self, spec: Spec) -> tuple[int, ...]:
+        return (2 * spec.numel,)
 
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         return reference.as_bytes(x.to(_DTYPES[self.dtype]))

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
+from thinwire.core import RankContext, Sectioned, Spec, State, Traits, check_nbytes
 from thinwire.kernels import reference
 
 
 @dataclass(frozen=True)
-class identity(Coder):
+class identity(Sectioned):
     """Send every value in the bucket's own dtype: numel · itemsize bytes, summable.
 
     Example:
@@ -27,13 +27,13 @@ class identity(Coder):
 
     @cached_property
     def traits(self) -> Traits:
-        return Traits(lossy=False, summable=True, unbiased=True, row_wise=True)
+        return Traits(lossy=False, summable=True, unbiased=True, row_wise=True, divides=True)
 
     def sum_dtype(self, spec: Spec) -> torch.dtype:
         return spec.dtype
 
-    def nbytes(self, spec: Spec) -> int:
-        return spec.numel * spec.dtype.itemsize
+    def sections(self, spec: Spec) -> tuple[int, ...]:
+        return (spec.numel * spec.dtype.itemsize,)
 
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         return reference.as_bytes(x.to(spec.dtype))

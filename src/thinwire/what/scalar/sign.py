@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from thinwire.core import (
-    Coder,
     EncodedWithResidual,
     Packet,
     RankContext,
+    Sectioned,
     Spec,
     State,
     Traits,
@@ -37,7 +37,7 @@ from thinwire.what.scalar._levels import length, rounding_slack
 
 
 @dataclass(frozen=True)
-class sign(Coder):
+class sign(Sectioned):
     """One bit a value and the mean magnitude of each block: ceil(n/8) + 4·ceil(n/B) bytes (8· for
     float64 buckets).
 
@@ -77,10 +77,11 @@ class sign(Coder):
 
     @cached_property
     def traits(self) -> Traits:
-        return Traits(grain=math.lcm(self.block or 1, 8))
+        return Traits(grain=math.lcm(self.block or 1, 8), divides=self.block > 0)
 
-    def nbytes(self, spec: Spec) -> int:
-        return self._scales(spec) * spec.work.itemsize + reference.packed_nbytes(spec.numel, 1)
+    def sections(self, spec: Spec) -> tuple[int, ...]:
+        scales = self._scales(spec) * spec.work.itemsize
+        return scales, reference.packed_nbytes(spec.numel, 1)
 
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
@@ -137,8 +138,10 @@ class sign(Coder):
         sum_ctx: RankContext,
     ) -> Tensor:
         # Every payload is checked before the kernel reads any.
+        nbytes = self.nbytes(spec)
         for _, payload in payloads:
-            check_nbytes(self, payload, self.nbytes(spec))
+            if payload.numel() != nbytes:
+                check_nbytes(self, payload, nbytes)
         if not spec.numel:
             return payloads[0][1].clone()
         return fast.sign_sum_encode(

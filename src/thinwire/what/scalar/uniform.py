@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 
 from thinwire.core import (
-    Coder,
     EncodedWithResidual,
     Packet,
     RankContext,
+    Sectioned,
     Spec,
     State,
     Traits,
@@ -52,7 +52,7 @@ _LEAST, _MOST = 1e-37, 1e37  # what a float32 holds, and its multiples with it
 
 
 @dataclass(frozen=True)
-class uniform(Coder):
+class uniform(Sectioned):
     """Send b-bit values on a uniform grid, one step a block: ceil(n·b/8) + 4·ceil(n/B) bytes.
 
     A step has 8 bytes in float64 buckets. "affine" sends two numbers a block, "point" one byte
@@ -230,6 +230,8 @@ class uniform(Coder):
             randomised=random,
             unbiased=random and self.step is None and self.scale in ("absmax", "norm"),
             row_wise=self.block == "row" or self.step is not None,
+            # whole blocks, a header each, and no draws that count from where a span begins
+            divides=self._has_kernels and self.block != 0 and not random,
         )
 
     @cached_property
@@ -237,8 +239,8 @@ class uniform(Coder):
         """The arithmetic of the levels."""
         return grid_of(self.grid, self.bits, self.rounding, self.scale, self.at, self.step)
 
-    def nbytes(self, spec: Spec) -> int:
-        return self._header_nbytes(spec) + reference.packed_nbytes(spec.numel, self.bits)
+    def sections(self, spec: Spec) -> tuple[int, ...]:
+        return self._header_nbytes(spec), reference.packed_nbytes(spec.numel, self.bits)
 
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
         if not spec.numel:
@@ -336,8 +338,10 @@ class uniform(Coder):
         if not self._has_kernels or self.scale != "absmax" or not spec.numel:
             return super().encode_sum(payloads, spec, state, ctx, sum_ctx)
         # Payloads are added and encoded again in one pass, with the draws of the sum's own key.
+        nbytes = self.nbytes(spec)
         for _, payload in payloads:
-            check_nbytes(self, payload, self.nbytes(spec))
+            if payload.numel() != nbytes:
+                check_nbytes(self, payload, nbytes)
         settings = (*self._settings(spec), self._key(spec, sum_ctx), spec.work)
         return fast.grid_sum_encode([payload for _, payload in payloads], spec.numel, *settings)
 

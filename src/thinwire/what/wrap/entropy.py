@@ -107,7 +107,9 @@ class entropy(Coder):
 
     @cached_property
     def traits(self) -> Traits:
-        return replace(self.inner.traits, summable=False, partial=False, row_wise=False)
+        return replace(
+            self.inner.traits, summable=False, partial=False, row_wise=False, divides=False
+        )
 
     def init(self, spec: Spec, ctx: RankContext) -> State:
         return self.inner.init(spec, ctx)

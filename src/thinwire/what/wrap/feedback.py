@@ -13,13 +13,14 @@ matters, and it survives a change of world size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from thinwire.core import Codec, Coder, Leaf, Outcome, RankContext, Rounds, Spec, State
+from thinwire.core import Codec, Coder, Leaf, Outcome, RankContext, Rounds, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import fast
 from thinwire.what.wrap._stored import Int8
@@ -119,6 +120,12 @@ class feedback(Remembering, KeepsResidual):
         ]  # printed only where they are set
         settings = "".join(f", {field.name}={getattr(self, field.name)!r}" for field in late)
         return f"{type(self).__name__}(inner={self.inner!r}, decay={self.decay!r}{settings})"
+
+    @cached_property
+    def traits(self) -> Traits:
+        # int8 residuals share scales from where a span begins
+        divides = self.inner.traits.divides and self.store != "int8"
+        return replace(super().traits, divides=divides)
 
     def decay_at(self, step: int) -> float:
         """Return the decay of a flight at this step of training, where it does not forget."""
