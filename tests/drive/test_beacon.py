@@ -1,5 +1,7 @@
 """A rank's beacon: who knows the token gets an answer."""
 
+import threading
+import time
 from typing import Any
 
 from thinwire.drive.beacon import Beacon, ask, ask_all
@@ -21,3 +23,24 @@ def test_ranks_ask_one_another() -> None:
     finally:
         beacon.close()
     assert ask(beacon.address, "secret", "state")[0] == "refused"
+
+
+def test_whoever_asks_while_many_do_waits_for_its_turn_and_gets_an_answer() -> None:
+    """A hundred ranks ask one at once when another is lost: none may take it for lost, too."""
+
+    def slow() -> dict[str, Any]:
+        time.sleep(0.01)
+        return {"step": 3}
+
+    beacon = Beacon("127.0.0.1", "secret", slow, lambda _: {}, lambda _: None)
+    states: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: states.append(ask(beacon.address, "secret", "how")[0]))
+        for _ in range(100)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    beacon.close()
+    assert states == ["answers"] * 100

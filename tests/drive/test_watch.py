@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import thinwire
 from tests.engine.models import mlp, train
 from tests.ranks import context, run_ranks
 from thinwire.drive import watch
+from thinwire.drive.addresses import Addresses
 from thinwire.drive.blame import Diagnosis
 from thinwire.drive.watch import Watch
 from thinwire.errors import FlightError, RankLostError
@@ -80,7 +82,7 @@ def process() -> Iterator[Callable[..., tuple[int, int]]]:
 
 
 def met(each: Watch, ranks: int) -> bool:
-    return len(each._met) == ranks - 1
+    return len(each._addresses.met) == ranks - 1
 
 
 # -- who is lost
@@ -169,11 +171,11 @@ def test_a_slow_store_makes_nobody_lost(
 ) -> None:
     if not beacons:
         monkeypatch.setattr(Watch, "_light", lambda _: None)
-        monkeypatch.setattr(Watch, "_meet", lambda _: None)
+        monkeypatch.setattr(Addresses, "meet", lambda *_: None)
     store = dist.HashStore()
     ranks = watches(lambda _: Slow(store, 0.4), 3)
     if beacons:
-        until(lambda: bool(ranks[0]._addresses))
+        until(lambda: bool(ranks[0]._addresses.by_rank))
     found, _ = ranks[0].diagnose()
     assert (found.kind, found.ranks) == ("nobody", ()), found
 
@@ -183,6 +185,42 @@ def test_a_rank_that_never_came_is_lost(watches: Any) -> None:
     found, standings = one.diagnose()
     assert (found.kind, found.ranks) == ("lost", (1,))
     assert standings[1].label == "never came"
+
+
+def test_one_rank_of_a_large_world_looks_and_all_others_name_the_same_rank(watches: Any) -> None:
+    world, victim = 40, 17
+    reads: list[int] = []
+
+    class Counted:
+        def __init__(self, store: Any) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        def multi_get(self, keys: list[str]) -> Any:
+            reads.append(len(keys))
+            return self._store.multi_get(keys)
+
+    ranks = watches(Counted(dist.HashStore()), world)
+    until(lambda: all(len(each._addresses.met) == 8 for each in ranks))
+    ranks[victim]._stop.set()
+    ranks[victim]._beacon.close()
+    reads.clear()
+    found: dict[int, Diagnosis] = {}
+    threads = [
+        threading.Thread(target=lambda each=each: found.update({each.rank: each.diagnose()[0]}))
+        for each in ranks
+        if each.rank != victim
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {(each.kind, each.ranks) for each in found.values()} == {("lost", (victim,))}
+    assert sum("found by rank" in each.text for each in found.values()) == world - 2
+    # one rank reads all heartbeats, a few times; none of the others does
+    assert sum(size == world for size in reads) <= 8
 
 
 # -- who ended, and how

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import socket
 import struct
 import threading
@@ -29,7 +30,8 @@ it has no beacon."""
 CONNECT_S = 2.0
 ANSWER_S = 2.0
 MOST_BYTES = 1 << 14  # of a question or an answer
-_MOST_AT_ONCE = 16
+_AT_ONCE = 16  # questions that are answered side by side
+_MOST_WAITING = 4096  # that wait for their turn
 
 
 class Beacon:
@@ -55,11 +57,13 @@ class Beacon:
         on_end: Callable[[Any], None],
     ) -> None:
         self._socket = socket.create_server(
-            (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=64
+            (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
         )
         self.address = f"{host} {self._socket.getsockname()[1]}"
         self._token, self._standing, self._tries, self._on_end = token, standing, tries, on_end
-        self._room = threading.BoundedSemaphore(_MOST_AT_ONCE)
+        self._waiting: queue.Queue[socket.socket | None] = queue.Queue(_MOST_WAITING)
+        self._free = threading.Semaphore(0)  # threads that wait for a question
+        self._threads = 0
         threading.Thread(target=self._serve, name="thinwire-beacon", daemon=True).start()
 
     def close(self) -> None:
@@ -73,35 +77,44 @@ class Beacon:
             try:
                 connection, _ = self._socket.accept()
             except OSError:  # closed
+                for _ in range(self._threads):
+                    self._waiting.put(None)
                 return
-            # More questions than ranks have: whoever floods it gets no thread.
-            if not self._room.acquire(blocking=False):
+            # When a rank is lost all others may ask at once: they wait for their turn. Whoever
+            # floods it is turned away.
+            try:
+                self._waiting.put_nowait(connection)
+            except queue.Full:
                 connection.close()
                 continue
-            threading.Thread(
-                target=self._answer, args=(connection,), name="thinwire-beacon", daemon=True
-            ).start()
+            if not self._free.acquire(blocking=False) and self._threads < _AT_ONCE:
+                self._threads += 1
+                threading.Thread(
+                    target=self._answer_all, name="thinwire-beacon", daemon=True
+                ).start()
+
+    def _answer_all(self) -> None:
+        while (connection := self._waiting.get()) is not None:
+            self._answer(connection)
+            self._free.release()
 
     def _answer(self, connection: socket.socket) -> None:
-        try:
-            with (
-                connection,
-                contextlib.suppress(OSError, ValueError, RecursionError),
-            ):  # who asks has gone, or is no rank
-                connection.settimeout(ANSWER_S)
-                token, _, rest = _line(connection).partition(" ")
-                command, _, argument = rest.partition(" ")
-                # Whoever does not know the run's secret gets no answer at all.
-                if token != self._token:
-                    return
-                answer = self._standing()
-                if command == "try":
-                    answer = self._tries(int(argument))
-                elif command == "ended":
-                    self._on_end(json.loads(argument))
-                connection.sendall(json.dumps(answer).encode() + b"\n")
-        finally:
-            self._room.release()
+        with (
+            connection,
+            contextlib.suppress(OSError, ValueError, RecursionError),
+        ):  # who asks has gone, or is no rank
+            connection.settimeout(ANSWER_S)
+            token, _, rest = _line(connection).partition(" ")
+            command, _, argument = rest.partition(" ")
+            # Whoever does not know the run's secret gets no answer at all.
+            if token != self._token:
+                return
+            answer = self._standing()
+            if command == "try":
+                answer = self._tries(int(argument))
+            elif command == "ended":
+                self._on_end(json.loads(argument))
+            connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def ask(

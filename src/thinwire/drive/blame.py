@@ -133,7 +133,7 @@ class Evidence:
     standings: the newest that is known of each rank; moving: whose heartbeats moved meanwhile; met:
     whose beacon has ever answered.
     probes: what came of asking each rank's beacon; tried: {who asked: {whom: what came of it}}, by
-    others.
+    others. unasked: whose beacons nobody asked, as they were too many.
     """
 
     rank: int
@@ -146,6 +146,7 @@ class Evidence:
     met: set[int] = field(default_factory=set)
     probes: dict[int, State] = field(default_factory=dict)
     tried: dict[int, dict[int, State]] = field(default_factory=dict)
+    unasked: set[int] = field(default_factory=set)
 
     @property
     def others(self) -> list[int]:
@@ -205,8 +206,9 @@ def _reason(seen: Evidence, rank: int) -> str:
     """Return why a rank is lost; empty where it is not certain that it is."""
     state, of_others = seen.probes.get(rank, "unknown"), seen.of_others(rank)
     states = {state, *of_others.values()}
-    # 1. One answer, to anybody, or one beat that moved proves that it lives.
-    if "answers" in states or rank in seen.moving:
+    # 1. One answer, to anybody, or one beat that moved proves that it lives. Who was not asked is
+    #    not accused by a heartbeat alone.
+    if "answers" in states or rank in seen.moving or rank in seen.unasked:
         return ""
     store_answers, holds = seen.store == "answers", seen.holder == rank
     # 2. Else the surest reason that the evidence bears out, in this order.

@@ -19,22 +19,26 @@ import uuid
 import weakref
 from collections.abc import Callable, Collection
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
+from thinwire.drive.addresses import Addresses
 from thinwire.drive.asks import Asks, NoAnswerError, address_of, endpoint_of
-from thinwire.drive.beacon import ANSWER_S, CONNECT_S, Beacon, State, ask, ask_all, own_address
+from thinwire.drive.beacon import ANSWER_S, CONNECT_S, Beacon, ask, ask_all, own_address
 from thinwire.drive.blame import Diagnosis, End, Evidence, Hops, Standing, judge, read_standing
+from thinwire.drive.verdicts import EVERYBODY_LOOKS, Found, Verdicts, posted
 from thinwire.errors import FlightError
 from thinwire.text.words import error_text
 
 INTERVAL_S = 0.5
+"""Between two beats of a rank, up to a thousand ranks."""
 _LOOK = 4  # intervals that a diagnosis looks on
 _MOVES = 2  # beats of its own that it must see meanwhile
 _ANSWER_S = 2 * _LOOK * INTERVAL_S  # that the store has
 _START_S = 60.0  # that it has at the start, when every rank asks at once
-_MEETING_S = 60.0  # until all ranks have put up their addresses
-_MOST_ASKED = 32  # ranks that a diagnosis asks
-_MOST_NOTIFIED = 64  # ranks that this one sends a message of its end
+_BEATS_PER_S = 2000  # of all ranks that the store takes: in a large world each beats less often
+_MOST_ASKED = EVERYBODY_LOOKS  # ranks that a diagnosis asks at a time
+_MOST_NOTIFIED = 32  # ranks that this one sends a message of its end
 _HELPERS = 3  # ranks that are asked to try another
 _LINGER_S = 30.0  # that the beacon answers after a failure, while others look
 
@@ -59,20 +63,22 @@ class Watch:
     ) -> None:
         self._store, self.rank, self.world, self._host, self._hops = store, rank, world, host, hops
         self._asks = Asks(address_of(store), _ANSWER_S)
+        self._verdicts = Verdicts(self._asks, store, rank, world)
+        self._interval_s = max(INTERVAL_S, world / _BEATS_PER_S)
         self._label = "attach"
         self._count = 0
         self._end: tuple[End, str, Diagnosis | None] = "", "", None
         self._ended_standings: dict[int, Standing] = {}  # by rank, as its message reported
-        self._addresses: dict[int, str] = {}
-        self._met: set[int] = set()
         self._stop = threading.Event()
         self._process = os.getpid()
         self._asks.ask(lambda: store.set_timeout(timedelta(seconds=_ANSWER_S)))
         token = self._asks.ask(lambda: store.compare_set("token", "", uuid.uuid4().hex), _START_S)
         self._token = token.decode(errors="replace")
+        self._addresses = Addresses(self._asks, store, self._token, rank, world, host)
         self._beacon = self._light()
         self._beat(_START_S)
-        for target in (self._loop, self._meet):
+        meet = partial(self._addresses.meet, self._stop, self._interval_s)
+        for target in (self._loop, meet):
             threading.Thread(target=target, name="thinwire-heartbeat", daemon=True).start()
         itself = weakref.ref(self)
         self._at_exit = lambda: _exiting(itself)
@@ -87,12 +93,22 @@ class Watch:
         """Return this rank's standing, as it reports it."""
         return Standing(self._count, self._label, self._hops(), *self._end)
 
-    def diagnose(self) -> tuple[Diagnosis, dict[int, Standing]]:
+    def diagnose(self) -> Found:
+        """Return the verdict and where ranks stand.
+
+        In a large world one rank looks for all, lest K looks at K ranks hold up the store.
+        """
+        if self.world > EVERYBODY_LOOKS:
+            # without a store each rank is on its own
+            with contextlib.suppress(NoAnswerError):
+                verdict = self._verdicts.verdict(self._look)
+                return self._look_near(verdict) if verdict[0].kind == "nobody" else verdict
+        return self._look()
+
+    def _look(self) -> Found:
         """Look at heartbeats and beacons for a while; return the verdict and where ranks stand."""
         # 1. A rank that has recorded its own error is to blame: no need to look on.
-        seen = Evidence(
-            self.rank, self.world, self._host, self._asks.address, "answers", met=set(self._met)
-        )
+        seen = self._nothing_seen()
         before = self._read(seen)
         seen.standings |= {rank: standing for rank, standing in before.items() if standing.ended}
         if judge(seen).kind == "raised":
@@ -101,7 +117,7 @@ class Watch:
         #    its beats reach the store slowly, so do the others'.
         looked, after = time.monotonic(), before
         self._probe(seen, self._worth_asking(seen, before))
-        time.sleep(max(0.0, looked + _LOOK * INTERVAL_S - time.monotonic()))
+        time.sleep(max(0.0, looked + _LOOK * self._interval_s - time.monotonic()))
         own = 0
         while seen.store == "answers":
             after = self._read(seen)
@@ -117,12 +133,17 @@ class Watch:
             )
             if own >= _MOVES or self._stop.is_set() or time.monotonic() - looked > 3 * _ANSWER_S:
                 break
-            time.sleep(INTERVAL_S)
+            time.sleep(self._interval_s)
         # The store has not even shown this rank's beats: it can accuse nobody.
         if own < _MOVES and not self._stop.is_set():
             seen.moving |= {rank for rank, standing in after.items() if standing.count}
-        # 3. Ask those again that did not answer, as a busy process has had its time; and have
-        #    others try those that this rank cannot reach.
+        # 3. Ask those whose hearts do not beat and that were not asked; whoever is left unasked is
+        #    not accused. Ask those again that did not answer, as a busy process has had its time;
+        #    and have others try those that this rank cannot reach.
+        beating = seen.moving | {rank for rank in seen.others if self._ended(rank, after)}
+        still = [rank for rank in seen.others if rank not in beating and rank not in seen.probes]
+        self._probe(seen, still[:_MOST_ASKED])
+        seen.unasked = set(still[_MOST_ASKED:])
         late = {
             rank: state
             for rank, state in seen.probes.items()
@@ -139,6 +160,22 @@ class Watch:
             verdict = self._judged(seen, before | after)
         return verdict
 
+    def _look_near(self, verdict: Found) -> Found:
+        """Return the link that is cut between this rank and one that it waits for; where there is
+        none, what was found for all."""
+        waits = [peer for _, _, peers in self._hops().values() for peer in peers][:_HELPERS]
+        seen = self._nothing_seen()
+        seen.standings[self.rank] = self.standing
+        seen.unasked = set(seen.others)  # the others' lives were judged already
+        self._probe(seen, [*waits, *self._addresses.near[:_HELPERS]])
+        self._have_tried(seen, [rank for rank in waits if seen.probes.get(rank) == "unreachable"])
+        near = judge(seen)
+        return (near, verdict[1]) if near.kind == "link" else verdict
+
+    def _nothing_seen(self) -> Evidence:
+        facts = self.rank, self.world, self._host, self._asks.address
+        return Evidence(*facts, "answers", met=set(self._addresses.met))
+
     def end(self, how: End, why: str = "", verdict: Diagnosis | None = None) -> None:
         """Notify the others how this rank ended. Only the first end counts."""
         if self._end[0] or os.getpid() != self._process:
@@ -149,12 +186,13 @@ class Watch:
             with contextlib.suppress(FlightError):
                 self._beat()
         text = f"ended {json.dumps([self.rank, self.standing.plain()])}"
-        others = [rank for rank in self._addresses if rank != self.rank][:_MOST_NOTIFIED]
+        addresses = self._addresses.by_rank
+        others = [rank for rank in addresses if rank != self.rank][:_MOST_NOTIFIED]
         if sys.is_finalizing() or not threading.main_thread().is_alive():
             for rank in others:  # no thread can be started any more
-                ask(self._addresses[rank], self._token, text, 0.5)
+                ask(addresses[rank], self._token, text, 0.5)
         else:
-            ask_all({rank: self._addresses[rank] for rank in others}, self._token, text, 0.5)
+            ask_all({rank: addresses[rank] for rank in others}, self._token, text, 0.5)
 
     def close(self, error: BaseException | None = None) -> None:
         """Stop beating and say goodbye, or which error it was that ended this rank."""
@@ -181,7 +219,7 @@ class Watch:
     # ---------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        while not self._stop.wait(INTERVAL_S):
+        while not self._stop.wait(self._interval_s):
             self._count += 1
             with contextlib.suppress(
                 FlightError
@@ -211,7 +249,7 @@ class Watch:
 
     def _tries(self, rank: int) -> dict[str, Any]:
         """Ask a rank's beacon for another rank that cannot reach it, and return the outcome."""
-        state, answer = ask(self._addresses.get(rank, ""), self._token, "how")
+        state, answer = self._addresses.ask([rank])[rank]
         ended_standing = self._ended_standings.get(rank)
         return {
             "state": state,
@@ -233,42 +271,11 @@ class Watch:
     # -- the others
     # ---------------------------------------------------------------------------------------------
 
-    def _meet(self) -> None:
-        """Learn where the others' beacons are, while the store is there; and whether some can be
-        reached at all."""
-        keys = [f"beacon/{rank}" for rank in range(self.world)]
-        until = time.monotonic() + _MEETING_S
-        with contextlib.suppress(
-            FlightError
-        ):  # without addresses a diagnosis goes by the heartbeats alone
-            while not self._asks.ask(lambda: self._store.check(keys)) and time.monotonic() < until:
-                if self._stop.wait(INTERVAL_S / 5):
-                    return
-            self._addresses = {
-                rank: text.decode(errors="replace") for rank, text in self._values("beacon").items()
-            }
-            near = [(self.rank + step) % self.world for step in range(1, 9)]
-            self._ask_ranks([rank for rank in dict.fromkeys(near) if rank != self.rank])
-
-    def _values(self, name: str) -> dict[int, bytes]:
-        """Return a value of every rank that has posted one."""
-
-        def read() -> dict[int, bytes]:
-            keys = [f"{name}/{rank}" for rank in range(self.world)]
-            if self._store.check(keys):
-                return dict(enumerate(self._store.multi_get(keys)))
-            return {
-                rank: self._store.get(key)
-                for rank, key in enumerate(keys)
-                if self._store.check([key])
-            }
-
-        return self._asks.ask(read)
-
     def _read(self, seen: Evidence) -> dict[int, Standing]:
         """Return every rank's last beat, and note whether the store answers."""
         try:
-            beats = self._values("beat")
+            keys = [f"beat/{rank}" for rank in range(self.world)]
+            beats = posted(self._asks, self._store, keys)
         except NoAnswerError as error:
             seen.store = "silent" if error.silent else "refused"
             return {}
@@ -277,12 +284,6 @@ class Watch:
             for rank in range(self.world)
         }
         return {rank: standing for rank, standing in standings.items() if standing is not None}
-
-    def _ask_ranks(self, ranks: Collection[int]) -> dict[int, tuple[State, dict[str, Any]]]:
-        addresses = {rank: self._addresses.get(rank, "") for rank in ranks if rank != self.rank}
-        results = ask_all(addresses, self._token, "how")
-        self._met.update(rank for rank, (state, _) in results.items() if state == "answers")
-        return results
 
     def _worth_asking(self, seen: Evidence, beats: dict[int, Standing]) -> list[int]:
         """Return the ranks to ask: all of a small world; else those that this rank waits for, the
@@ -298,7 +299,7 @@ class Watch:
         ][:_MOST_ASKED]
 
     def _probe(self, seen: Evidence, ranks: Collection[int]) -> None:
-        for rank, (state, answer) in self._ask_ranks(ranks).items():
+        for rank, (state, answer) in self._addresses.ask(ranks).items():
             seen.probes[rank] = state
             standing = read_standing(answer, self.world) if answer else None
             if standing is not None:
@@ -316,9 +317,9 @@ class Watch:
         # 2. Each of them tries each rank that is in question, and reports what came of it.
         for rank in ranks:
             addresses = {
-                helper: self._addresses[helper]
+                helper: self._addresses.by_rank[helper]
                 for helper in helpers
-                if helper != rank and helper in self._addresses
+                if helper != rank and helper in self._addresses.by_rank
             }
             results = ask_all(addresses, self._token, f"try {rank}", CONNECT_S + 2 * ANSWER_S)
             for helper, (state, answer) in results.items():
@@ -358,9 +359,7 @@ class Watch:
     def _ended(self, rank: int, beats: dict[int, Standing]) -> bool:
         return bool(beats.get(rank, Standing()).ended) or rank in self._ended_standings
 
-    def _judged(
-        self, seen: Evidence, beats: dict[int, Standing]
-    ) -> tuple[Diagnosis, dict[int, Standing]]:
+    def _judged(self, seen: Evidence, beats: dict[int, Standing]) -> Found:
         for rank, standing in (*beats.items(), *self._ended_standings.items()):
             earlier = seen.standings.get(rank)
             if earlier is None or (standing.ended and not earlier.ended):
