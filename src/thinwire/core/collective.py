@@ -6,6 +6,7 @@ moves bytes and knows neither a network nor a clock:
 
     all_reduce      every rank's numbers, summed by the transport
     all_gather      every rank's bytes, on every rank
+    all_gather_alike  the same by a tree, where equal bytes travel once (`core/alike.py`)
     all_to_all      other bytes for each rank
     combine         every rank's bytes, folded by an operation that does not mind repeats
     send, receive   bytes from one rank to one other

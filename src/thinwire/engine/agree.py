@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.core import Driver, Handle, Link, RankContext, Route, collective, travel
+from thinwire.core import Driver, Flight, Handle, Link, RankContext, Route, collective, travel
+from thinwire.core.alike import all_gather_alike
 from thinwire.core.broadcast import broadcast as broadcast_flight
 from thinwire.core.phase import phase
 from thinwire.engine.observe.meter import Meter
@@ -24,6 +25,11 @@ from thinwire.engine.shards import local_of
 from thinwire.errors import AttachError, DisagreementError
 from thinwire.net import LOCAL_NETWORK
 from thinwire.strategy.fingerprint import fingerprint
+
+DIRECTLY = 32
+"""The most ranks that send what they compare to each other at once. In larger worlds it goes by a
+tree, in which equal bytes travel once: more steps, but bytes that grow as the world, not as its
+square."""
 
 
 class Gathering:
@@ -33,19 +39,27 @@ class Gathering:
         self, driver: Driver, meter: Meter, payload: bytes, label: str, device: torch.device
     ) -> None:
         self._meter, self._label = meter, label
-        own = torch.empty(0, dtype=torch.uint8, device=device)
-        if payload:
-            own = torch.frombuffer(bytearray(payload), dtype=torch.uint8).to(device)
-        self._handle: Handle[list[Tensor]] = driver.start(
-            collective.all_gather(own, context_of(driver)), driver.lanes, label
+        ctx = context_of(driver)
+        directly = driver.world <= DIRECTLY
+        flight = (
+            _directly(payload, ctx, device) if directly else all_gather_alike(payload, ctx, device)
         )
+        self._handle: Handle[list[bytes]] = driver.start(flight, driver.lanes, label)
 
     def result(self) -> list[bytes]:
         """Wait for every rank's bytes and return them, by rank."""
         with phase("agree", self._label):
             gathered = self._handle.wait()
         self._meter.count(self._label, self._handle.sent_bytes)
-        return [each.cpu().numpy().tobytes() for each in gathered]
+        return gathered
+
+
+def _directly(payload: bytes, ctx: RankContext, device: torch.device) -> Flight[list[bytes]]:
+    own = torch.empty(0, dtype=torch.uint8, device=device)
+    if payload:
+        own = torch.frombuffer(bytearray(payload), dtype=torch.uint8).to(device)
+    gathered = yield from collective.all_gather(own, ctx)
+    return [each.cpu().numpy().tobytes() for each in gathered]
 
 
 def counted(driver: Driver) -> str:
