@@ -214,3 +214,28 @@ def test_dense_ticks_and_common_weights_go_by_what_is_fastest_on_the_link() -> N
         assert bool((own == own[0]).all())
     assert [told[0] for told in near] == ["native()"] * 3
     assert [float(told[3][0]) for told in far] == [0, 1, 2]
+
+
+def test_what_a_shaper_lets_pass_at_once_is_not_in_the_rate() -> None:
+    points = [(1, 0.001)]
+    for nbytes in (1 << 14, 1 << 16, 1 << 18):
+        points.append((nbytes, 0.001 + max(nbytes - 16_000, 0) / 2.5e6))
+        if len(points) > 2:
+            assert probe._slope(points) == pytest.approx(2.5e6, rel=0.01)
+
+
+def test_the_loss_is_what_the_kernel_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = iter(range(1, 100))
+    monkeypatch.setattr(probe, "segments", lambda: (200 * (n := next(counted)), n))
+    fabric, found = SimFabric(2, *wires(Link(0.005, 12.5e6)), timeout=timedelta(seconds=30)), {}
+
+    def rank(number: int) -> None:
+        driver = fabric.driver(number)
+        found[number] = probe.measured(driver, Meter(2), torch.device("cpu")).wire.loss
+
+    threads = [threading.Thread(target=rank, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {0: pytest.approx(0.005), 1: pytest.approx(0.005)}

@@ -7,7 +7,9 @@ Steps, on the control lane. Each turn is timed by every rank, and all take the l
     2. a byte to every other rank: the time that this takes more is `message_s` for each
     3. more bytes to the next rank each time, until they take LONG_S, and four times as long as a
        byte, beyond a byte's time and their rate no longer grows (a connection that is new starts
-       slowly): the rate
+       slowly): the rate, which is what further bytes take beyond fewer ones, as a shaper lets some
+       pass at once
+    4. the segments that were sent again meanwhile, as the kernel counts them: the loss
 All of it ends once BUDGET_S has passed on the slowest rank's wires, or BUDGET_TRIPS times a byte's
 time where that is longer. A turn that would take longer than the time left is not begun. On a short
 link FEW bytes are enough. Every rank decides by the same numbers, so all measure alike.
@@ -16,6 +18,7 @@ link FEW bytes are enough. Every rank decides by the same numbers, so all measur
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -23,6 +26,7 @@ from torch import Tensor
 
 from thinwire.core import Driver, Flight, Handle
 from thinwire.core.collective import all_gather, all_to_all
+from thinwire.drive.segments import segments
 from thinwire.engine.agree import context_of
 from thinwire.engine.observe.meter import Meter
 from thinwire.net import LOCAL_NETWORK, Network, Wire, uniform
@@ -30,8 +34,9 @@ from thinwire.net import LOCAL_NETWORK, Network, Wire, uniform
 T = TypeVar("T")
 TURNS = 5
 BUDGET_S, BUDGET_TRIPS = 1.0, 20
-LONG_S, SHORT_S = 0.02, 0.001
-FIRST, FEW, MOST = 1 << 16, 1 << 22, 1 << 25  # bytes
+LONG_S, SHORT_S = 0.05, 0.001
+FIRST, FEW, MOST = 1 << 14, 1 << 22, 1 << 25  # bytes
+MOST_LOSS = 0.99
 GROWS = 1.25  # times the rate of fewer bytes
 LABEL = "attach: measuring the link"
 
@@ -53,13 +58,16 @@ def measured(driver: Driver, meter: Meter, device: torch.device) -> Network:
         if others > 1
         else min(LOCAL_NETWORK.message_s, one / 4)
     )
-    # 2. The rate.
+    # 2. The rate, and what was lost meanwhile.
+    sent, resent = segments()
     rate = probe.rate(one)
     if not rate:
         return LOCAL_NETWORK  # ranks of one process: no time passes on their wires
     # 3. The delay, which is in a byte's time twice where a message waits for its answer.
     delay = max(one - message, 0.0) / (1 + driver.transport.waits)
-    return uniform(driver.world, bits_per_s=8 * rate, wire=Wire(latency_s=delay), message_s=message)
+    now_sent, now_resent = segments()
+    wire = Wire(latency_s=delay, loss=probe.loss(now_sent - sent, now_resent - resent))
+    return uniform(driver.world, bits_per_s=8 * rate, wire=wire, message_s=message)
 
 
 class _Probe:
@@ -91,32 +99,39 @@ class _Probe:
 
     def rate(self, one: float) -> float:
         """Return bytes a second; 0 where no time passes. one: the seconds of a byte."""
-        nbytes, before = FIRST, 0.0
+        points, rate = [(1, one)], 0.0
+        nbytes = FIRST if one <= LONG_S / 4 else 4 * FIRST
         while True:
-            beyond, rate = self._rate_of(nbytes, one)
-            if not rate or nbytes >= MOST or (nbytes >= FEW and one <= SHORT_S):
-                break
-            # Grow fourfold until the bytes, not the latency, decide; then twofold while the rate
-            # grows.
-            long = beyond >= max(LONG_S, 4 * one)
-            more = nbytes * (2 if long else 4)
-            if (long and rate <= GROWS * before) or not self._time_for(more / rate + one):
-                break
-            nbytes, before = min(more, MOST), rate
-        # Measure the last size once more, as a busy moment makes one turn slow.
-        measures_twice = rate and self._time_for(nbytes / rate + one)
-        if not measures_twice:
-            return rate
-        beyond, second = self._rate_of(nbytes, one)
-        # What takes no longer than a byte shows no rate.
-        return max(rate, second) if beyond > one else rate
+            took = self._seconds_of(nbytes, one)
+            if not took:
+                return 0.0
+            points.append((nbytes, took))
+            before, rate = rate, _slope(points)
+            # More bytes are not slower: look once more whether the moment was busy.
+            if rate < before / GROWS and self._time_for(took + one):
+                points[-1] = nbytes, min(took, self._seconds_of(nbytes, one))
+                rate = _slope(points)
+            if nbytes >= MOST or (nbytes >= FEW and one <= SHORT_S):
+                return rate
+            # Grow fourfold while the rate grows, or the latency decides, not the bytes.
+            long = took - one >= max(LONG_S, 4 * one) and len(points) > 2
+            more = min(4 * nbytes, MOST)
+            if (long and rate <= GROWS * before) or not self._time_for(more / rate + 2 * one):
+                return rate
+            nbytes = more
 
-    def _rate_of(self, nbytes: int, one: float) -> tuple[float, float]:
-        """Return what so many bytes take beyond a byte's time, and their rate."""
-        # At least a tenth of the time counts as the bytes', so that noise cannot give an endless
-        # rate.
+    def loss(self, sent: int, resent: int) -> float:
+        """Return the fraction of segments that were sent again, on the rank that lost most."""
+        (loss,) = self._agreed([resent / sent if sent else 0.0])
+        return min(loss, MOST_LOSS)
+
+    def _seconds_of(self, nbytes: int, one: float) -> float:
+        """Return the seconds of a turn with so many bytes, the lesser of two where bytes decide."""
         (took,) = self._agreed([self._turn(1, nbytes)])
-        return took - one, nbytes / max(took - one, took / 10) if took else 0.0
+        # A busy moment makes one turn slow.
+        if took > 2 * one and self._time_for(took + one):
+            took = min(took, *self._agreed([self._turn(1, nbytes)]))
+        return took
 
     def _time_for(self, seconds: float) -> bool:
         return self._passed + seconds <= self._budget
@@ -139,6 +154,19 @@ class _Probe:
         self._here += handle.wire_s
         self._meter.count(LABEL, handle.sent_bytes)
         return result
+
+
+def _slope(points: Sequence[tuple[int, float]]) -> float:
+    """Return the bytes a second that the last bytes took beyond those before.
+
+    At least a tenth of the time counts as theirs, so that noise cannot give an endless rate.
+
+    Example:
+        >>> round(_slope([(1, 0.1), (10_001, 0.11), (20_001, 0.12)]))
+        1000000
+    """
+    (fewer, before), (nbytes, took) = points[-2:]
+    return (nbytes - fewer) / max(took - before, took / 10)
 
 
 def _latest(seconds: list[float], driver: Driver, device: torch.device) -> Flight[list[float]]:
