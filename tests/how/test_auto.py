@@ -99,6 +99,17 @@ def test_its_reckoning_can_be_read() -> None:
     assert "ring(): it encodes a sum again 3 times" in told
 
 
+def test_what_was_tried_corrects_the_formulas() -> None:
+    corrected = LONG.corrected(lambda route: 1.0 if route == native() else 99.0)
+    assert LONG.choose(identity(), bucket(10**7), 4) != native()
+    assert corrected.choose(identity(), bucket(10**7), 4) == native()
+    assert "> native()" in corrected.explain(identity(), bucket(10**7), 4)
+    assert corrected.bind(4, corrected.link) == LONG
+    assert native() not in LONG.alternatives(uniform(4), 4)
+    assert native().alternatives(identity(), 4) == (native(),)
+    assert native().corrected(lambda _: 2.0) == native()
+
+
 def test_settling_writes_the_measured_link_into_it() -> None:
     bound = auto().bind(8, Link(0.05, 1e8, 1e-5, window_bytes=1 << 20))
     assert bound == auto(0.05, 1e8, 1e-5, window_bytes=1 << 20, waits=False)
@@ -133,6 +144,8 @@ def test_a_codec_that_no_candidate_carries_is_refused() -> None:
         ({"window_bytes": 0}, "window_bytes=0"),
         ({"losses": -1}, "at least 0 times"),
         ({"routes": (auto(),)}, "cannot be auto"),
+        ({"times": (1.0,)}, "one for each of the 7 candidates"),
+        ({"times": (0.0,) * 7}, "each is above 0"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(settings: dict[str, object], told: str) -> None:

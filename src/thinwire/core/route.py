@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar
 
@@ -130,6 +130,15 @@ class Route(Component, ABC):
     def choose(self, codec: Codec, spec: Spec, world: int) -> Route:
         """Return the route that a flight of this span takes, where there are several to choose
         from."""
+        return self
+
+    def alternatives(self, codec: Codec, world: int) -> tuple[Route, ...]:
+        """Return the routes that it may choose for this codec; itself, where it does not choose."""
+        return (self,)
+
+    def corrected(self, times: Callable[[Route], float]) -> Self:
+        """Return the route with what was found at attach: how many times its formula each of its
+        alternatives takes."""
         return self
 
     @abstractmethod

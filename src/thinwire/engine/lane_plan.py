@@ -29,7 +29,7 @@ from thinwire.engine.observe.meter import Meter
 from thinwire.errors import AttachError
 
 COUNTS = (1, 2, 4)  # of lanes
-MOST_LANES = COUNTS[-1]
+MOST_LANES = 2 * COUNTS[-1]  # where packets are lost
 SIZES = (None, *(mib << 20 for mib in (32, 16, 8, 4, 2, 1)))
 NEAR = 1.1  # times the least time that are as good
 WINDOW = 1 << 18  # bytes that any connection keeps on their way
@@ -100,10 +100,19 @@ def chosen(
         lanes,
         size,
         f"lanes={lanes}, slice_bytes={size}: {flights} flights, {seconds:.3g} s by a link of "
-        f"{link.delay_s * 1e3:.3g} ms an exchange and "
-        f"{link.rate_bytes_per_s / 1e6:.3g} MB/s (lanes={plain[2]}, slice_bytes={plain[3]}: "
+        f"{link_text(link)} (lanes={plain[2]}, slice_bytes={plain[3]}: "
         f"{plain[0]:.3g} s)",
     )
+
+
+def link_text(link: Link) -> str:
+    """Return a link's delay and rate for people.
+
+    Example:
+        >>> link_text(Link(0.025, 125e6, waits=True))
+        '50 ms an exchange and 125 MB/s'
+    """
+    return f"{link.delay_s * 1e3:.3g} ms an exchange and {link.rate_bytes_per_s / 1e6:.3g} MB/s"
 
 
 def measured_codec(

@@ -3,7 +3,8 @@
 Steps, for each bucket:
     1. of the candidates, leave out those that cannot carry the codec, cannot serve the world, or
        encode a sum more than `losses` times
-    2. compute the seconds of each by its formula, from codec, size, world and link
+    2. compute the seconds of each by its formula, from codec, size, world and link, times what it
+       took beyond its formula where `attach` has tried it
     3. take the first, in the candidates' order, that is within 5 % of the fastest
 All of it follows from numbers that every rank holds alike, so ranks cannot disagree. `explain`
 shows the figures.
@@ -11,6 +12,7 @@ shows the figures.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Self
@@ -59,6 +61,8 @@ class auto(Route):
         losses: how often a sum may be encoded again on its way, where the codec loses something.
         routes: the candidates, the one to prefer among equals first; empty for native, gather,
             direct, two_shot, halving_doubling, tree and ring.
+        times: of each candidate, how many times its formula it takes; empty for once. `attach`
+            finds it on links that are long or lose packets, where formulas are not to be trusted.
 
     Raises:
         StrategyError: times, rates or losses that cannot be; a candidate without consensus; (when
@@ -81,6 +85,7 @@ class auto(Route):
     waits: bool = True
     losses: int = 1
     routes: tuple[Route, ...] = ()
+    times: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         # Each mistake is reported, not the first alone.
@@ -91,6 +96,13 @@ class auto(Route):
             reasons.append(f"auto(…): {error}")
         if self.losses < 0:
             reasons.append(f"auto(losses={self.losses}): a sum is encoded again at least 0 times")
+        if self.times and (len(self.times) != len(self.routes or _CANDIDATES)):
+            reasons.append(
+                f"auto(times={self.times}): give one for each of the "
+                f"{len(self.routes or _CANDIDATES)} candidates"
+            )
+        if not all(each > 0 for each in self.times):
+            reasons.append(f"auto(times={self.times}): each is above 0")
         reasons += [
             f"auto(routes=…): {route!r} leaves ranks with different sums; ask for it by itself"
             for route in self.routes
@@ -130,7 +142,7 @@ class auto(Route):
             route.bind(world, link) for route in self.routes if _serves(route, world) is None
         )
         if link is None:
-            return replace(self, routes=bound)
+            return replace(self, routes=bound, times=())
         return replace(
             self,
             latency_s=link.latency_s,
@@ -139,7 +151,27 @@ class auto(Route):
             window_bytes=link.window_bytes,
             waits=link.waits,
             routes=bound,
+            times=(),
         )
+
+    def alternatives(self, codec: Codec, world: int) -> tuple[Route, ...]:
+        return tuple(
+            route for route in self.candidates if _left_out(self, route, codec, world) is None
+        )
+
+    def corrected(self, times: Callable[[Route], float]) -> Self:
+        return replace(self, times=tuple(map(times, self.candidates)))
+
+    def reckoned(self, codec: Codec, spec: Spec, world: int) -> dict[Route, float]:
+        """Return the seconds of each candidate that can carry it."""
+        # Seconds are the slowest rank's, so every rank computes the same, and takes the same route.
+        ctx = RankContext(0, tuple(range(world)), 0, 0)
+        times = self.times or (1.0,) * len(self.candidates)
+        return {
+            route: factor * route.seconds(codec, spec, ctx, self.link)
+            for route, factor in zip(self.candidates, times, strict=True)
+            if _left_out(self, route, codec, world) is None
+        }
 
     def refuses(self, codec: Codec) -> str | None:
         reasons = [route.refuses(codec) for route in self.candidates]
@@ -163,7 +195,7 @@ class auto(Route):
 
     def explain(self, codec: Codec, spec: Spec, world: int) -> str:
         """Return each candidate with its seconds, or why it is left out; the choice is marked."""
-        chosen, ctx = self.choose(codec, spec, world), RankContext(0, tuple(range(world)), 0, 0)
+        chosen, seconds = self.choose(codec, spec, world), self.reckoned(codec, spec, world)
         lines = [f"{spec.numel} values by {codec!r} on {world} ranks, {self.link}:"]
         # A line for each candidate, whether it could be chosen or not.
         for route in self.candidates:
@@ -172,7 +204,7 @@ class auto(Route):
                 out
                 if out is not None
                 else (
-                    f"{route.seconds(codec, spec, ctx, self.link):.3g} s, sums encoded again "
+                    f"{seconds[route]:.3g} s, sums encoded again "
                     f"{route.reencodes(codec, world)} times"
                 )
             )
@@ -225,16 +257,12 @@ def _candidates(link: Link) -> tuple[Route, ...]:
 
 @lru_cache(maxsize=4096)
 def _chosen(route: auto, codec: Codec, spec: Spec, world: int) -> Route:
-    # Seconds are the slowest rank's, so every rank computes the same, and takes the same route.
-    ctx = RankContext(0, tuple(range(world)), 0, 0)
     # 1. Leave out what cannot carry it.
     out = {each: _left_out(route, each, codec, world) for each in route.candidates}
     if None not in out.values():
         raise StrategyError([f"{each!r}: {why}" for each, why in out.items() if why])
     # 2. Seconds by the formulas.
-    seconds = {
-        each: each.seconds(codec, spec, ctx, route.link) for each, why in out.items() if why is None
-    }
+    seconds = route.reckoned(codec, spec, world)
     # 3. The first, in the candidates' order, that is nearly the fastest.
     best = min(seconds.values())
     return next(each for each, took in seconds.items() if took <= best * _NEAR)
