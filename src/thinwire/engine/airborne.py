@@ -26,6 +26,10 @@ class LaunchStatus(Protocol):
         """Return whether every rank misses the gradient of some parameter."""
 
     @property
+    def as_planned(self) -> bool:
+        """Return whether some rank finds the wire as fast as planned."""
+
+    @property
     def silent(self) -> Mapping[int, frozenset[int]]:
         """Return by bucket the parameters whose gradient no rank has."""
 

@@ -16,6 +16,7 @@ from thinwire.engine.bound import Bound
 from thinwire.engine.buckets import FlatBucket
 from thinwire.engine.observe.trace import COMPUTE, Trace
 from thinwire.engine.session import Session
+from thinwire.engine.wire_watch import WireWatch
 from thinwire.kernels import fast
 from thinwire.what import identity
 
@@ -31,15 +32,25 @@ class Flights:
     """
 
     def __init__(self, session: Session, bound: Bound) -> None:
-        self._session, self.bound = session, bound
+        self._session = session
         self._needs_base = bool(needing_base(session.strategy.what, session.strategy.how))
-        self.stateful = any(
-            True for bucket in session.buckets for part in bucket.slices for _ in part.state.walk()
-        )
-        """Some codec or route keeps state between flights."""
+        self.rebind(bound)
+        self.wire = WireWatch() if bound.link is not None and session.driver.world > 1 else None
+        """Whether the wire keeps its speed, where lanes or routes were chosen by it."""
         self.look = True
         """Look at what is launched for values that are not finite."""
         self.trace: Trace | None = None
+
+    def rebind(self, bound: Bound) -> None:
+        """Go on by other routes, lanes and slices, which the buckets have already."""
+        self.bound = bound
+        self.stateful = any(
+            True
+            for bucket in self._session.buckets
+            for part in bucket.slices
+            for _ in part.state.walk()
+        )
+        """Some codec or route keeps state between flights."""
 
     def launch(self, bucket: FlatBucket, step: int, weight: float, dense: bool) -> None:
         """Read a bucket and put a flight for each of its slices on their lanes."""
@@ -108,6 +119,12 @@ class Flights:
                     )
                     self.trace.flown(handle, bucket.index, i, part.lane, air.step)
             air.waited = True
+        if self.wire is not None:
+            handles = [handle for _, air in fresh for handle in air.handles]
+            self.wire.note(
+                sum(handle.sent_bytes for handle in handles),
+                sum(handle.wire_s for handle in handles),
+            )
         # 2. look whether all of it is finite
         finite_by_bucket = (
             [fast.all_finite(air.x) for _, air in landing] if check or self.stateful else []

@@ -62,9 +62,16 @@ class Landings:
         # One status for all buckets of the launch, which each of them refers to.
         airs = [bucket.air[-1] for bucket in buckets]
         first_bad = [air.first_bad for air in airs]
-        session = self._session
+        session, wire = self._session, self._flights.wire
         status = Status(
-            session.driver, session.meter, buckets, step, first_bad, absent, bitmap=self.incomplete
+            session.driver,
+            session.meter,
+            buckets,
+            step,
+            first_bad,
+            absent,
+            bitmap=self.incomplete,
+            as_planned=None if wire is None else wire.as_planned,
         )
         for air in airs:
             air.status = status
@@ -163,6 +170,8 @@ class Landings:
             with phase("agree", "status of the launch"):
                 status.wait()
             self.incomplete = status.incomplete
+            if self._flights.wire is not None:
+                self._flights.wire.agreed(status.as_planned)
             if self._first:
                 status.warn_of_absent()
             self._first = False

@@ -5,6 +5,7 @@ no rank waits for it:
 
     bit 0      every parameter here has a gradient
     bit 1 …    one a bucket: some value of it here is not finite
+    a bit      the wire is as fast as planned, where lanes or routes were chosen by its speed
     then       one a parameter, that it has a gradient here, where the launch before had parameters
                without gradients on all ranks
 
@@ -43,6 +44,7 @@ class Status:
         absent: by bucket, the parameters without a gradient here; `None` where no gradients are
             launched.
         bitmap: send the bits a parameter at once.
+        as_planned: the wire is as fast as planned; `None` where nothing was chosen by it.
     """
 
     def __init__(
@@ -54,10 +56,13 @@ class Status:
         first_bad: Sequence[int | Tensor],
         absent: Sequence[frozenset[int]] | None,
         bitmap: bool,
+        as_planned: bool | None = None,
     ) -> None:
         self._driver, self._meter, self.step = driver, meter, step
         self._buckets, self._first_bad, self._absent = list(buckets), list(first_bad), absent
-        self._waited = False
+        self._waited, self._as_planned = False, as_planned
+        self.as_planned = True
+        """Some rank finds the wire as fast as planned."""
         self.incomplete = False
         """Every rank misses the gradient of some parameter."""
         self.bad: frozenset[int] = frozenset()
@@ -112,13 +117,18 @@ class Status:
         #    thread does, not the loop's.
         first_bad = [int(each) for each in self._first_bad]
         flags = _packed(
-            [self._absent is None or not any(self._absent), *(at >= 0 for at in first_bad)]
+            [
+                self._absent is None or not any(self._absent),
+                *(at >= 0 for at in first_bad),
+                *([] if self._as_planned is None else [self._as_planned]),
+            ]
         )
         own = flags + (self._reached() if bitmap else b"")
         folded = yield from combine(_tensor(own, device), ctx, torch.bitwise_or)
         message = bytes(folded.cpu().numpy())
         bits = _unpacked(message)
         self.incomplete = not bits[0]
+        self.as_planned = self._as_planned is None or bits[1 + len(first_bad)]
         self.bad = frozenset(
             bucket.index for bucket, bad in zip(self._buckets, bits[1:], strict=False) if bad
         )

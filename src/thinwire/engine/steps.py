@@ -24,6 +24,7 @@ from thinwire.engine.observe.checks import Checks
 from thinwire.engine.overlap.deferred import Deferred
 from thinwire.engine.overlap.priority import by_index
 from thinwire.engine.pace import Pace
+from thinwire.engine.retune import retune
 from thinwire.engine.session import Session
 from thinwire.engine.weights import Weights
 from thinwire.errors import AttachError
@@ -113,8 +114,10 @@ class BackwardSteps(Steps):
     def begin(self) -> None:
         """Begin a step, before its first gradient is taken."""
         session, flights = self.session, self.flights
-        # 1. May this be a step, of this model?
+        # 1. May this be a step, of this model, on this wire?
         session.refuse_changed()
+        if retune(session, flights, self.clock.step):
+            self.order = by_index(session.buckets)
         self.watch.backward()
         self.landings.guard.begin()
         # 2. The tick; means of the last pass that no module has needed land now.
@@ -255,7 +258,8 @@ class LocalSteps(Steps):
             if pace is not None:
                 pace.count(clock.step, rested)
             tick = self.tick()
-        # 2. launch
+        # 2. launch, by lanes and routes that suit the wire
+        retune(session, self.flights, clock.step)
         if tick.launch:
             self.checks.launching()
             self.weights.commit()

@@ -87,6 +87,8 @@ class Meter:
     lane_plan: str = ""
     skipped: int = 0
     checks: str = ""
+    remeasured: list[str] = field(default_factory=list)
+    """Each time that the link was measured anew, in a sentence."""
     beside_s: float = 0.0
     """Processor time of the loop's own thread in the engine: buckets filled, read and written,
     copies, finite checks."""
@@ -166,6 +168,7 @@ class Meter:
             beside_s,
             transport_s,
             self.checks,
+            tuple(self.remeasured),
         )
 
 
@@ -199,6 +202,8 @@ class Report:
     count it."""
     checks: str = ""
     """How often ranks compare their weights, and what that costs."""
+    remeasured: tuple[str, ...] = ()
+    """Each time that the link was measured anew, as its speed had left the plan, in a sentence."""
 
     @property
     def sent_bytes(self) -> float:
@@ -263,4 +268,4 @@ class Report:
             f"processor time: encode {encode:.3f} s; beside encode: buckets, residuals, copies "
             f"{self.beside_s:.3f} s; wire {wire:.3f} s"
         )
-        return "\n".join([*lines, *filter(None, (self.lane_plan, self.checks))])
+        return "\n".join([*lines, *filter(None, (self.lane_plan, self.checks, *self.remeasured))])
