@@ -100,14 +100,16 @@ class Speed:
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--only", default="", help="codecs whose code holds this")
+    made.add_argument(
+        "--only", nargs="*", default=[""], help="codecs whose code holds one of these"
+    )
     made.add_argument("--before", action="store_true", help="write as what was before")
     options = made.parse_args()
     torch.set_num_threads(1)
     when = "before" if options.before else "now"
     copy, tensors, found = copy_gb_s(), gaussian(N), []
     for code in CODECS:
-        if options.only not in code:
+        if not any(word in code for word in options.only):
             continue
         figures = measured(spelled("what", code), tensors, copy, time.process_time)
         decode = figures.decode_gb_s

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 Type: TypeAlias = type[c_float] | type[c_int] | type[c_int64] | type[c_uint32] | type[c_void_p]
 
-VERSION = 8
+VERSION = 9
 """Of these arguments, as cpu/level.cpp has it: raised with every change of them."""
 
 _at, _f32, _i32, _i64, _u32 = c_void_p, c_float, c_int, c_int64, c_uint32
@@ -48,6 +48,8 @@ FUNCTIONS: dict[str, tuple[Type | None, list[Type]]] = {
     "ternary_means": (None, [_at, _i64, _i64, _i32, _at, _at, _at, _i32]),
     "ternary_decode": (None, [_at, _i64, _i64, _i32, _at, _i32]),
     "grid_clips": (None, [_at, _i64, _i64, _f32, _i64, _at, _at, _at, _at, _i32]),
+    "dct_tiles": (None, [_at, _i64, _i64, _i64, _i64, _at, _at, _i32]),
+    "dct_tiles_back": (None, [_at, _i64, _i64, _i64, _i64, _at, _at, _i32]),
     "hadamard_turn": (None, [*_narrow, *_turn, _at, _i32]),
     "hadamard_turn_back": (None, [_at, *_turn, _i32, _at, _i32]),
     "scaled": (_i32, [*_narrow, _i64, _f32, _at, _i32]),

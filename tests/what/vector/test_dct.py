@@ -125,12 +125,12 @@ def test_a_bad_value_spoils_its_tile_and_no_other() -> None:
 
 
 def test_matrices_are_made_once() -> None:
-    from thinwire.what.vector.dct import _made
+    from thinwire.kernels.cosines import matrix
 
-    _made.cache_clear()
+    matrix.cache_clear()
     for _ in range(3):
         through(dct(8), torch.randn(64), span((8, 8)))
-    assert _made.cache_info().misses == 1
+    assert matrix.cache_info().misses == 1
 
 
 def test_demo_can_be_written() -> None:

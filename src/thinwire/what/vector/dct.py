@@ -19,10 +19,9 @@ parameter are alike; here the tile is what was asked, and the edges are smaller.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -30,7 +29,7 @@ from torch import Tensor
 
 from thinwire.core import RankContext, Spec, State, Traits, check_nbytes
 from thinwire.errors import StrategyError
-from thinwire.kernels import memory
+from thinwire.kernels import cosines, memory
 from thinwire.what.lowrank._parts import runs
 from thinwire.what.wrap.chain import Transform
 
@@ -95,6 +94,9 @@ class dct(Transform):
         for tiles in self._tiles(spec):
             rows, columns = _matrix(tiles.height, x), _matrix(tiles.width, x)
             own, area = core[at : at + tiles.numel], tiles.of(x)
+            if cosines.forward(area, own):
+                at += tiles.numel
+                continue
             cut = memory.empty_like(own).view(area.shape).copy_(area)
             left = _on_the_left(rows, cut.flatten(0, 1), memory.empty_like(own))
             torch.mm(left.view(-1, tiles.width), columns.T, out=own.view(-1, tiles.width))
@@ -110,6 +112,9 @@ class dct(Transform):
         for tiles in self._tiles(spec):
             rows, columns = _matrix(tiles.height, core), _matrix(tiles.width, core)
             own, area = core[at : at + tiles.numel], tiles.of(out)
+            if cosines.backward(own, area):
+                at += tiles.numel
+                continue
             right = memory.empty_like(own).view(-1, tiles.width)
             torch.mm(own.view(-1, tiles.width), columns, out=right)
             cut = right.view(-1, tiles.height, tiles.width)
@@ -209,14 +214,4 @@ def _cuts(length: int, size: int) -> list[tuple[int, int, int]]:
 
 
 def _matrix(size: int, like: Tensor) -> Tensor:
-    return _made(size, like.dtype, like.device)
-
-
-@lru_cache(maxsize=512)
-def _made(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the orthonormal DCT-II: (size, size), a frequency a row."""
-    with torch.inference_mode(False):
-        k = torch.arange(size, dtype=torch.float64, device="cpu")
-        rows = torch.cos(math.pi * (2 * k + 1) * k[:, None] / (2 * size)) * math.sqrt(2 / size)
-        rows[0] /= math.sqrt(2)
-        return rows.to(device=device, dtype=dtype)
+    return cosines.matrix(size, like.dtype, like.device)
