@@ -23,6 +23,10 @@ def test_matrices_decay_and_vectors_do_not() -> None:
     assert {param.dim(): decay[id(param)] for param in net.parameters()} == {1: 0.0, 2: 0.1}
 
 
+def test_adamw_is_fused_on_a_cpu() -> None:
+    assert all(group["fused"] for group in adamw(model(), 1e-3, (0.9, 0.95), 0.1).param_groups)
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("auto", torch.optim.AdamW), ("muon", Together), ("sgd", torch.optim.SGD)]
 )

@@ -17,6 +17,7 @@ from thinwire.errors import ConfigError, DataError, ModelError, NonFiniteError, 
 from thinwire.on import deltas
 from thinwire.optim.muon import Together
 from thinwire.train.clock import accumulating
+from thinwire.train.job import seed_dropout
 from thinwire.train.setup import prepare_run
 from thinwire.when import by_speed, every, warmup
 
@@ -218,3 +219,11 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(error, match=said):
         result(small(**settings))
+
+
+@pytest.mark.parametrize("seed", [0, 7, (1 << 63) - 1])
+def test_dropout_draws_as_after_a_manual_seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    wanted = torch.nn.functional.dropout(torch.ones(100))
+    seed_dropout(seed, torch.device("cpu"))
+    assert torch.equal(torch.nn.functional.dropout(torch.ones(100)), wanted)

@@ -21,8 +21,13 @@ from thinwire.strategy import Strategy
 def adamw(
     model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.AdamW:
-    """Return AdamW; matrices decay by `weight_decay`, vectors (norms, biases) do not."""
-    return torch.optim.AdamW(_groups(model, weight_decay), lr=lr, betas=betas)
+    """Return AdamW; matrices decay by `weight_decay`, vectors (norms, biases) do not.
+
+    On a CPU it is torch's fused one, which takes one pass over each tensor in place of ten.
+    """
+    # On a GPU torch takes its grouped one by itself.
+    fused = all(param.device.type == "cpu" for param in model.parameters()) or None
+    return torch.optim.AdamW(_groups(model, weight_decay), lr=lr, betas=betas, fused=fused)
 
 
 def optimizer_for(

@@ -121,6 +121,17 @@ def _run(
             return shards.train_to_end(stop_requested)
 
 
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed what dropout draws from, here and on the device.
+
+    `torch.manual_seed` draws the same, and takes 3 % of a small model's step: it formats the stack
+    for each kind of device that is not in use.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 class Run:
     """The run of one rank, from `attach` to `check`."""
 
@@ -245,7 +256,7 @@ class Run:
             reading = time.perf_counter()
             batch = self.ahead.at(step).to(self.prepared.device)
             self.account.input_s += time.perf_counter() - reading
-            torch.manual_seed(self._seed(step))  # of dropout
+            seed_dropout(self._seed(step), self.prepared.device)
             with autocast(self.prepared):
                 loss = loss_of(self.model, batch)
             # Gradients of several passes add up, and the optimiser needs their mean.
