@@ -108,7 +108,7 @@ class _Probe:
             points.append((nbytes, took))
             before, rate = rate, _slope(points)
             # More bytes are not slower: look once more whether the moment was busy.
-            if rate < before / GROWS and self._time_for(took + one):
+            if nbytes <= FEW and rate < before / GROWS and self._time_for(took + one):
                 points[-1] = nbytes, min(took, self._seconds_of(nbytes, one))
                 rate = _slope(points)
             if nbytes >= MOST or (nbytes >= FEW and one <= SHORT_S):
@@ -129,7 +129,7 @@ class _Probe:
         """Return the seconds of a turn with so many bytes, the lesser of two where bytes decide."""
         (took,) = self._agreed([self._turn(1, nbytes)])
         # A busy moment makes one turn slow.
-        if took > 2 * one and self._time_for(took + one):
+        if nbytes < MOST and took > 2 * one and self._time_for(took + one):
             took = min(took, *self._agreed([self._turn(1, nbytes)]))
         return took
 
