@@ -86,9 +86,15 @@ class Driver(Protocol):
         """Return the seconds of processor time so far of the transport's own threads; 0 where the
         system does not count it."""
 
-    def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
+    def prepare(
+        self, groups: tuple[Ranks, ...], lanes: int | None = None, peers: int | None = None
+    ) -> None:
         """Build the first so many lanes (`None`: all), and what all-reduces over these subsets
-        need; every rank calls it alike."""
+        need; every rank calls it alike.
+
+        Args:
+            peers: how many other ranks this one exchanges something with; `None`: all.
+        """
 
     def set_phase(self, label: str) -> None:
         """Note where this rank stands; the others name it if a flight fails."""

@@ -108,6 +108,10 @@ class Route(Component, ABC):
         """
         return ()
 
+    def partners(self, group_rank: int, world: int) -> int:
+        """Return with how many other ranks one rank of the group exchanges something."""
+        return world - 1
+
     def refuses(self, codec: Codec) -> str | None:
         """Return why this codec cannot travel this route and what to do, or `None`."""
         return None

@@ -243,7 +243,9 @@ class LocalDriver:
     def transport_s(self) -> float:
         return 0.0
 
-    def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
+    def prepare(
+        self, groups: tuple[Ranks, ...], lanes: int | None = None, peers: int | None = None
+    ) -> None:
         """Build nothing: there are no connections."""
 
     def set_phase(self, label: str) -> None:

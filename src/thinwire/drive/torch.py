@@ -33,9 +33,10 @@ from thinwire.core import (
 from thinwire.drive import interfaces
 from thinwire.drive._lane import Lane, TorchHandle
 from thinwire.drive.blame import Diagnosis, Hops
+from thinwire.drive.descriptors import connecting, needed, refusal
 from thinwire.drive.threads import thread_ids, thread_s
 from thinwire.drive.watch import Watch
-from thinwire.errors import FlightError, LinkLostError, RankLostError, ThinwireError
+from thinwire.errors import AttachError, FlightError, LinkLostError, RankLostError, ThinwireError
 from thinwire.kernels import memory
 from thinwire.text.words import first_line
 
@@ -87,6 +88,7 @@ class TorchDriver:
         self._threads: set[int] = set()  # the transport's own, by their numbers
         self._transport_s = 0.0
         # The control lane, enough to compare facts; `prepare` makes the rest.
+        self._refuse_too_many(1, self.world.bit_length())
         self._make(lanes, tuple(range(self.world)))
         self._lanes = [Lane(self, index, device) for index in range(lanes + 1)]
         self._closed = False
@@ -96,11 +98,33 @@ class TorchDriver:
         gloo = self._backend == "gloo"
         return Transport(window_bytes=GLOO_WINDOW if gloo else None, waits=gloo)
 
-    def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
-        for ranks in (tuple(range(self.world)), *groups):
-            for lane in range(self.lanes if lanes is None else lanes):
+    def prepare(
+        self, groups: tuple[Ranks, ...], lanes: int | None = None, peers: int | None = None
+    ) -> None:
+        lane_count = self.lanes if lanes is None else lanes
+        everybody = tuple(range(self.world))
+        self._refuse_too_many(
+            sum((lane, everybody) not in self._groups for lane in range(lane_count)),
+            self.world - 1 if peers is None else peers,
+        )
+        for ranks in (everybody, *groups):
+            for lane in range(lane_count):
                 if (lane, ranks) not in self._groups:
                     self._make(lane, ranks)
+
+    def _refuse_too_many(self, groups: int, peers: int) -> None:
+        """Raise where this process may not open the connections of so many process groups.
+
+        Raises:
+            AttachError: it says how many are needed, and what to set.
+        """
+        if self._backend != "gloo" or not groups:
+            return
+        reason = refusal(self.world, needed(self.world, groups, peers))
+        if reason is not None:
+            error = AttachError(reason)
+            self.watch.close(error)
+            raise error
 
     def _make(self, lane: int, ranks: Ranks) -> None:
         """Make a process group of some ranks for a lane.
@@ -115,12 +139,13 @@ class TorchDriver:
             # counted.
             before = thread_ids()
             try:
-                made = dist.new_group(
-                    members,
-                    timeout=self.timeout,
-                    backend=self._backend,
-                    use_local_synchronization=bool(self.global_ranks),
-                )
+                with connecting(self.world):
+                    made = dist.new_group(
+                        members,
+                        timeout=self.timeout,
+                        backend=self._backend,
+                        use_local_synchronization=bool(self.global_ranks),
+                    )
             except RuntimeError as error:
                 explained = self.explain(error, "attach: connecting")
                 self.watch.close(explained)

@@ -37,7 +37,8 @@ class Bound:
     def prepare(self, driver: Driver) -> None:
         """Make the connections that both routes need."""
         groups = (*self.how.groups(driver.world), *self.dense.groups(driver.world))
-        driver.prepare(tuple(dict.fromkeys(groups)), self.lane_plan.lanes)
+        peers = max(route.partners(driver.rank, driver.world) for route in (self.how, self.dense))
+        driver.prepare(tuple(dict.fromkeys(groups)), self.lane_plan.lanes, peers)
 
     def build(
         self, planned: list[FlatBucket], strategy: Strategy, driver: Driver, seed: int

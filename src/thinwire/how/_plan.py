@@ -57,6 +57,10 @@ class Planned(Route):
     def moves(self, group_rank: int, world: int) -> tuple[Move, ...]:
         """Return the exchanges of one rank of the group, in order."""
 
+    def partners(self, group_rank: int, world: int) -> int:
+        moves = self.moves(group_rank, world)
+        return len({message.peer for move in moves for message in (*move.send, *move.recv)})
+
     def moves_of(self, codec: Codec, spec: Spec, ctx: RankContext) -> tuple[Move, ...]:
         """Return the exchanges of one flight; a route may choose them by its size."""
         return self.moves(ctx.group_rank, ctx.world)

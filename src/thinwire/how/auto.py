@@ -177,6 +177,10 @@ class auto(Route):
         reasons = [route.refuses(codec) for route in self.candidates]
         return None if None in reasons else "; ".join(reason for reason in reasons if reason)
 
+    def partners(self, group_rank: int, world: int) -> int:
+        serving = [route for route in self.candidates if _serves(route, world) is None]
+        return max(route.partners(group_rank, world) for route in serving)
+
     def groups(self, world: int) -> tuple[Ranks, ...]:
         serving = [route for route in self.candidates if _serves(route, world) is None]
         if not serving:

@@ -93,6 +93,9 @@ class checked(Route):
     def groups(self, world: int) -> tuple[Ranks, ...]:
         return self.route.groups(world)
 
+    def partners(self, group_rank: int, world: int) -> int:
+        return self.route.partners(group_rank, world)
+
     def refuses(self, codec: Codec) -> str | None:
         return self.route.refuses(codec)
 

@@ -209,6 +209,13 @@ class hierarchical(Route):
             dict.fromkeys(group for group in (*nodes, *peers, *within) if 1 < len(group) < world)
         )
 
+    def partners(self, group_rank: int, world: int) -> int:
+        route, codec = self._inner
+        inside = group_rank % self.size
+        within = self.size - 1 if codec is None else route.partners(inside, self.size)
+        nodes = world // self.size
+        return max(within, self.size - 1) + self.outer.partners(group_rank // self.size, nodes)
+
     def init(self, codec: Codec, spec: Spec, ctx: RankContext) -> State:
         inside, across = self._contexts(ctx)
         route, inner_codec = self._inner

@@ -51,6 +51,9 @@ class native(Route):
     def uses_allreduce(self) -> bool:
         return True
 
+    def partners(self, group_rank: int, world: int) -> int:
+        return min(2, world - 1)  # the transport's own ring
+
     def refuses(self, codec: Codec) -> str | None:
         if codec.traits.summable:
             return None

@@ -288,7 +288,9 @@ class _Alone:
     def transport_s(self) -> float:
         return 0.0
 
-    def prepare(self, groups: tuple[Ranks, ...], lanes: int | None = None) -> None:
+    def prepare(
+        self, groups: tuple[Ranks, ...], lanes: int | None = None, peers: int | None = None
+    ) -> None:
         """Build nothing: there are no groups."""
 
     def set_phase(self, label: str) -> None:
