@@ -15,11 +15,11 @@
 extern "C" {
 void grid_encode(const void*, int, const float*, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, int);
 int grid_encode_left(const void*, int, const void*, int, float, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, void*, int);
-void grid_decode(const uint8_t*, int64_t, int64_t, int, int, int, float*, int);
+void grid_decode(const uint8_t*, int64_t, int64_t, int, int, int, void*, int, int);
 void grid_sum_encode(const uint8_t* const*, int, int64_t, int64_t, int, int, int, uint32_t, uint32_t, uint8_t*, int);
 void sign_encode(const void*, int, int64_t, int64_t, uint8_t*, int);
 int sign_encode_left(const void*, int, const void*, int, float, int64_t, int64_t, uint8_t*, void*, int);
-void sign_decode(const uint8_t*, int64_t, int64_t, int, float*, int);
+void sign_decode(const uint8_t*, int64_t, int64_t, int, void*, int, int);
 void sign_sum_encode(const uint8_t* const*, int, int64_t, int64_t, uint8_t*, int);
 void topk_chunks(const void*, int, int64_t, int64_t, int64_t, int64_t*, float*, int);
 void topk_chunks_sum(const void*, int, const float*, float, int64_t, int64_t, int64_t, int64_t*, float*, float*, int);
@@ -42,6 +42,8 @@ void grid_clips(const float*, int64_t, int64_t, float, int64_t, const float*, co
 void hadamard_turn(const void*, int, int64_t, int64_t, float, float, const uint8_t*, float*, int);
 void hadamard_turn_back(const float*, int64_t, int64_t, float, float, const uint8_t*, int, float*, int);
 int scaled(const void*, int, int64_t, float, void*, int);
+void int8_pack(const float*, int64_t, uint8_t*, int);
+void int8_unpack(const uint8_t*, int64_t, float*, int);
 }
 
 namespace {
@@ -111,7 +113,7 @@ int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void grids() {
     const int bits = static_cast<int>(between(1, 8)), rise = bits == 1 || next() % 2, lots = next() % 2;
-    const int64_t n = between(1, 3000), block = next() % 3 ? 8 * between(1, 80) : n, blocks = up(n, block), size = 4 * blocks + up(n * bits, 8);
+    const int64_t n = between(1, 3000), block = next() % 3 ? 8 * between(1, 80) : next() % 2 ? 256 : n, blocks = up(n, block), size = 4 * blocks + up(n * bits, 8);
     const auto key0 = static_cast<uint32_t>(next()), key1 = static_cast<uint32_t>(next());
     const auto x = given(n);
     const auto before = floats(n), steps = floats(blocks);
@@ -134,15 +136,27 @@ void grids() {
         held.push_back(bytes(size));
         payloads.push_back(held.back().get());
     }
-    grid_decode(payloads[0], n, block, bits, rise, 0, out.get(), 1);
-    grid_decode(payloads[0], n, block, bits, rise, 1, out.get(), 1);
+    grid_decode(payloads[0], n, block, bits, rise, 0, out.get(), 0, 1);
+    grid_decode(payloads[0], n, block, bits, rise, 1, out.get(), 0, 1);
+    const int narrow = static_cast<int>(between(1, 2));
+    grid_decode(payloads[0], n, block, bits, rise, 0, brief.get(), narrow, 1);
+    grid_decode(payloads[0], n, block, bits, rise, 1, brief.get(), narrow, 1);
+    if (block == n || block % 256 == 0) {  // a residual in 8 bits
+        const int64_t eighths = 4 * up(n, 256) + n;
+        const auto old = bytes(eighths);
+        auto fresh = room<uint8_t>(eighths);
+        grid_encode_left(x.get(), x.kind, old.get(), 2, 0.5f, n, block, bits, rise, lots, key0, key1, payload.get(), fresh.get(), 1);
+        sign_encode_left(x.get(), x.kind, old.get(), 2, 0.5f, n, block, room<uint8_t>(4 * blocks + up(n, 8)).get(), fresh.get(), 1);
+        int8_pack(before.get(), n, fresh.get(), 1);
+        int8_unpack(fresh.get(), n, left.get(), 1);
+    }
     tell(out.get(), n);
     grid_sum_encode(payloads.data(), count, n, block, bits, rise, lots, key0, key1, payload.get(), 1);
     tell(payload.get() + 4 * blocks, size - 4 * blocks);
 }
 
 void signs() {
-    const int64_t n = between(1, 3000), block = next() % 3 ? 8 * between(1, 80) : n, size = 4 * up(n, block) + up(n, 8);
+    const int64_t n = between(1, 3000), block = next() % 3 ? 8 * between(1, 80) : next() % 2 ? 256 : n, size = 4 * up(n, block) + up(n, 8);
     const auto x = given(n);
     const auto before = floats(n);
     auto payload = room<uint8_t>(size);
@@ -159,8 +173,11 @@ void signs() {
     tell(brief.get(), n);
     const auto one = bytes(size), two = bytes(size);
     const uint8_t* payloads[] = {one.get(), two.get()};
-    sign_decode(one.get(), n, block, 0, out.get(), 1);
-    sign_decode(two.get(), n, block, 1, out.get(), 1);
+    sign_decode(one.get(), n, block, 0, out.get(), 0, 1);
+    sign_decode(two.get(), n, block, 1, out.get(), 0, 1);
+    const int narrow = static_cast<int>(between(1, 2));
+    sign_decode(one.get(), n, block, 0, brief.get(), narrow, 1);
+    sign_decode(two.get(), n, block, 1, brief.get(), narrow, 1);
     tell(out.get(), n);
     sign_sum_encode(payloads, 2, n, block, payload.get(), 1);
     tell(payload.get() + 4 * up(n, block), up(n, 8));

@@ -1,4 +1,4 @@
-"""Kernels read bf16 and half as they read the float32 that those widen to: the same bits."""
+"""Kernels read bf16 and half as the float32 that those widen to, and write them rounded once."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import TypeAlias
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.kernels.test_native import BUILT, levels
 from tests.kernels.values import grids, keys, same, tensors_of
-from thinwire.kernels import fast, native, reference
+from thinwire.kernels import fast, int8, native, reference
 
 pytestmark = pytest.mark.skipif(
     not BUILT, reason="built without a compiler: there are no native kernels"
@@ -36,10 +36,15 @@ def encoded(x: Tensor, block: int, decay: float, key: reference.Key | None) -> T
     """Return what each kernel that encodes in blocks makes of values."""
     told = [fast.sign_encode(x, block)]
     before = torch.linspace(-3, 3, x.numel())
-    for kept in (before, before.bfloat16()):
-        told += fast.sign_encode_with_residual(x, kept, decay, block)
-        for grid in GRIDS:
-            told += fast.grid_encode_with_residual(x, kept, decay, block, *grid, key)
+    for kept in (before, before.bfloat16(), int8.pack(before)):
+        left = [fast.sign_encode_with_residual(x, kept, decay, block)]
+        left += [
+            fast.grid_encode_with_residual(x, kept, decay, block, *grid, key) for grid in GRIDS
+        ]
+        for payload, residual, finite in left:
+            # In 8 bits, what is not finite has no form; feedback drops it.
+            drops = residual.dtype == torch.uint8 and not finite
+            told += [payload, finite] if drops else [payload, residual, finite]
     return told + [fast.grid_encode(x, block, *grid, key) for grid in GRIDS]
 
 
@@ -106,6 +111,62 @@ def test_any_narrow_values_are_encoded_as_their_float32(
         expected = [*encoded(x, block, decay, key), fast.grid_encode(x, block, *grid, key)]
         expected += taken(x, min(64, x.numel()), 1)
     assert alike(told, expected)
+
+
+@narrow
+@levels
+@given(
+    x=tensors_of(sizes), block=st.sampled_from([8, 24, 256, 512, 0]), grid=grids, seed=st.integers()
+)
+@example(x=torch.randn(1 << 22) * 70_000, block=256, grid=(8, "tread"), seed=0)
+@example(x=torch.randn(70_000) * 1e-7, block=256, grid=(4, "tread"), seed=0)
+def test_what_is_decoded_is_rounded_once(
+    level: native.Level,
+    dtype: torch.dtype,
+    x: Tensor,
+    block: int,
+    grid: tuple[int, reference.Grid],
+    seed: int,
+) -> None:
+    n, block = x.numel(), block or x.numel()
+    told: dict[str, Told] = {}
+    draw = torch.Generator().manual_seed(seed % 2**32)
+    before = torch.randn(n, generator=draw).to(dtype)
+    for each in (level, "torch"):
+        with native.using(each):
+            payload, signs = fast.grid_encode(x, block, *grid, None), fast.sign_encode(x, block)
+            out, total, sign, sign_total = (before.clone() for _ in range(4))
+            fast.grid_decode(payload, n, block, *grid, torch.float32, out)
+            fast.grid_accumulate(total, payload, block, *grid)
+            fast.sign_decode(signs, n, block, torch.float32, sign)
+            fast.sign_accumulate(sign_total, signs, block)
+            told[each] = [out, total, sign, sign_total]
+            plain = fast.grid_decode(payload, n, block, *grid, torch.float32)
+    assert same(told[level][0], plain.to(dtype))
+    assert same(told[level][1], (before.float() + plain).to(dtype))
+    assert alike(told[level], told["torch"])
+
+
+@narrow
+@levels
+def test_any_float32_is_rounded_as_torch_rounds_it(level: native.Level, dtype: torch.dtype) -> None:
+    """A block of one value and a sign is that value's magnitude: every upper half of its bits, and
+    what lies just beside a tie."""
+    upper = torch.arange(1 << 15, dtype=torch.int32) << 16
+    lower = torch.tensor([0, 1, 0x0FFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xF000, 0xFFFF])
+    means = (upper[:, None] | lower.to(torch.int32)).view(-1).view(torch.float32)
+    n = 8 * means.numel()
+    bits = torch.full((means.numel(),), 0xAA, dtype=torch.uint8)
+    payload = torch.cat([reference.as_bytes(means), bits])
+    out = torch.empty(n, dtype=dtype)
+    with native.using(level):
+        fast.sign_decode(payload, n, 8, torch.float32, out)
+    signs = torch.tensor([1.0, -1.0]).repeat(4)
+    assert same(out, (means[:, None] * signs).view(-1).to(dtype))
+    total = torch.zeros(n, dtype=dtype)
+    with native.using(level):
+        fast.sign_accumulate(total, payload, 8)
+    assert same(total, torch.zeros(n, dtype=dtype).add_((means[:, None] * signs).view(-1)))
 
 
 @levels

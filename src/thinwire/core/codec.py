@@ -15,7 +15,7 @@ from thinwire.core.component import Component
 from thinwire.core.spec import Grain, RankContext, Spec
 from thinwire.core.state import State
 from thinwire.errors import PayloadError, StrategyError
-from thinwire.kernels import fast
+from thinwire.kernels import fast, int8
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,7 @@ class Traits:
     divides: of a span it sends what it sends of the runs that the grain cuts it into, so a route
         may encode all of it at once. Its packet's coder is `Sectioned`, decodes alike for every
         sender and context, and keeps no state.
+    reads_int8: its `encode_with_residual` takes a residual in 8 bits, and may leave it so.
     """
 
     grain: Grain = 1
@@ -164,6 +165,7 @@ class Traits:
     needs_base: bool = False
     cuts: float = 0.0
     divides: bool = False
+    reads_int8: bool = False
 
 
 class Codec(Component, ABC):
@@ -291,10 +293,13 @@ class Coder(Codec):
 
         Args:
             x: (spec.numel,) of the bucket's dtype.
-            residual: (spec.numel,) of spec.work or bf16; the new residual may come in it, too.
+            residual: (spec.numel,) of spec.work or bf16, or, where `reads_int8`, bytes of
+                `kernels.int8`; the new residual may come in it, too.
             decay: what the old residual is multiplied by.
         """
         # 1. The sum to encode, in the work dtype.
+        if residual.dtype == torch.uint8:
+            residual = int8.unpack(residual, spec.numel)
         y = fast.summed(x.to(spec.work), residual.to(spec.work), decay)
         packet = encode_packet(self, y, spec, state, ctx)
         # 2. What of it arrives. A route may write into a payload that opens to itself, so copy

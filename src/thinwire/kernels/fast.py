@@ -11,12 +11,12 @@ the time, and `thinwire doctor` says which kernels are in use.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
-from thinwire.kernels import gpu, memory, native, reference
+from thinwire.kernels import gpu, int8, memory, native, reference
 from thinwire.kernels.reference import Grid, Key
 
 
@@ -115,11 +115,16 @@ def grid_encode_with_residual(
 
     Returns:
         The payload; the new residual, y less what the payload decodes to, in the dtype of
-        `residual` (that of sums, or bf16); whether all of the new residual is finite (bool).
+        `residual` (that of sums, bf16, or bytes of `int8`); whether all of the new residual is
+        finite (bool).
     """
     (x, kernels), residual = _readable(x, block, bits), residual.contiguous()
-    if kernels is not None and residual.dtype in (torch.float32, torch.bfloat16):
+    if _keeps(kernels, residual, x.numel(), block):
         return kernels.grid_encode_with_residual(x, residual, decay, block, bits, grid, key)
+    if residual.dtype == torch.uint8:
+        before = int8.unpack(residual, x.numel())
+        payload, left, finite = grid_encode_with_residual(x, before, decay, block, bits, grid, key)
+        return payload, int8.pack(left), finite
     # The same in three steps; rounding is step by step as in the kernels.
     y = reference.summed(x, residual.to(x.dtype), decay)
     payload = reference.grid_encode(y, block, bits, grid, key)
@@ -138,27 +143,26 @@ def grid_decode(
     dtype: torch.dtype,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Decode a payload of `grid_encode`, into `out` where it is given."""
-    kernels = (
-        _blocked(payload, n, block, bits, dtype) if out is None or out.is_contiguous() else None
-    )
-    if kernels is None:
-        values = reference.grid_decode(payload, n, block, bits, grid, dtype)
-        return values if out is None else out.copy_(values)
+    """Decode a payload of `grid_encode`, into `out` where it is given, of any float type."""
+    kernels = _blocked(payload, n, block, bits, dtype)
+    if out is None and kernels is None:
+        return reference.grid_decode(payload, n, block, bits, grid, dtype)
     out = memory.empty(n, dtype, payload.device) if out is None else out
+    if not _writes(kernels, out, dtype):
+        return out.copy_(grid_decode(payload, n, block, bits, grid, dtype))
     kernels.grid_decode(payload.contiguous(), block, bits, grid, out, False)
     return out
 
 
 def grid_accumulate(total: Tensor, payload: Tensor, block: int, bits: int, grid: Grid) -> None:
-    """Add what the payload decodes to: total += decode(payload), in one pass."""
-    kernels = (
-        _blocked(total, total.numel(), block, bits, total.dtype) if total.is_contiguous() else None
-    )
-    if kernels is None:
-        total.add_(reference.grid_decode(payload, total.numel(), block, bits, grid, total.dtype))
-    else:
+    """Add what the payload decodes to: total += decode(payload), in one pass; a sum in bf16 or half
+    is taken in float32 and rounded once."""
+    n, dtype = total.numel(), _widened(total.dtype)
+    kernels = _blocked(total, n, block, bits, dtype)
+    if _writes(kernels, total, dtype):
         kernels.grid_decode(payload.contiguous(), block, bits, grid, total, True)
+    else:
+        total.add_(grid_decode(payload, n, block, bits, grid, dtype))
 
 
 def grid_sum_encode(
@@ -194,8 +198,12 @@ def sign_encode_with_residual(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Encode y = x + decay · residual; return what `grid_encode_with_residual` does."""
     (x, kernels), residual = _readable(x, block, 1), residual.contiguous()
-    if kernels is not None and residual.dtype in (torch.float32, torch.bfloat16):
+    if _keeps(kernels, residual, x.numel(), block):
         return kernels.sign_encode_with_residual(x, residual, decay, block)
+    if residual.dtype == torch.uint8:
+        before = int8.unpack(residual, x.numel())
+        payload, left, finite = sign_encode_with_residual(x, before, decay, block)
+        return payload, int8.pack(left), finite
     y = reference.summed(x, residual.to(x.dtype), decay)
     payload = reference.sign_encode(y, block)
     new_residual = (y - reference.sign_decode(payload, y.numel(), block, y.dtype)).to(
@@ -207,25 +215,25 @@ def sign_encode_with_residual(
 def sign_decode(
     payload: Tensor, n: int, block: int, dtype: torch.dtype, out: Tensor | None = None
 ) -> Tensor:
-    """Decode a payload of `sign_encode`, into `out` where it is given."""
-    kernels = _blocked(payload, n, block, 1, dtype) if out is None or out.is_contiguous() else None
-    if kernels is None:
-        values = reference.sign_decode(payload, n, block, dtype)
-        return values if out is None else out.copy_(values)
+    """Decode a payload of `sign_encode`, into `out` where it is given, of any float type."""
+    kernels = _blocked(payload, n, block, 1, dtype)
+    if out is None and kernels is None:
+        return reference.sign_decode(payload, n, block, dtype)
     out = memory.empty(n, dtype, payload.device) if out is None else out
+    if not _writes(kernels, out, dtype):
+        return out.copy_(sign_decode(payload, n, block, dtype))
     kernels.sign_decode(payload.contiguous(), block, out, False)
     return out
 
 
 def sign_accumulate(total: Tensor, payload: Tensor, block: int) -> None:
-    """Add what the payload decodes to: total += decode(payload), in one pass."""
-    kernels = (
-        _blocked(total, total.numel(), block, 1, total.dtype) if total.is_contiguous() else None
-    )
-    if kernels is None:
-        total.add_(reference.sign_decode(payload, total.numel(), block, total.dtype))
-    else:
+    """Add what the payload decodes to, as `grid_accumulate` does."""
+    n, dtype = total.numel(), _widened(total.dtype)
+    kernels = _blocked(total, n, block, 1, dtype)
+    if _writes(kernels, total, dtype):
         kernels.sign_decode(payload.contiguous(), block, total, True)
+    else:
+        total.add_(sign_decode(payload, n, block, dtype))
 
 
 def sign_sum_encode(payloads: Sequence[Tensor], n: int, block: int, dtype: torch.dtype) -> Tensor:
@@ -351,6 +359,25 @@ def _readable(x: Tensor, block: int, bits: int) -> tuple[Tensor, _Blocked | None
             return x, kernels
         x = x.float()
     return x, _blocked(x, x.numel(), block, bits, x.dtype)
+
+
+def _widened(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in _NARROW else dtype
+
+
+def _writes(kernels: _Blocked | None, out: Tensor, dtype: torch.dtype) -> TypeGuard[_Blocked]:
+    """Return whether the kernel writes to a tensor as it is; native ones to narrow types, too."""
+    fits = out.dtype == dtype or (kernels is not gpu and out.dtype in _NARROW)
+    return kernels is not None and fits and out.is_contiguous()
+
+
+def _keeps(kernels: _Blocked | None, residual: Tensor, n: int, block: int) -> TypeGuard[_Blocked]:
+    """Return whether the kernel takes a residual as it is kept; in 8 bits where blocks end
+    together."""
+    if residual.dtype == torch.uint8:
+        whole = n <= block or block % int8.BLOCK == 0
+        return kernels is not None and kernels is not gpu and whole
+    return kernels is not None and residual.dtype in (torch.float32, torch.bfloat16)
 
 
 def _blocked(where: Tensor, n: int, block: int, bits: int, dtype: torch.dtype) -> _Blocked | None:

@@ -32,7 +32,9 @@ VARIABLE = "THINWIRE_KERNELS"
 FOLDER = Path(__file__).parent / "cpu"
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-"""What kernels read, as they number it."""
+"""What kernels read and write, as they number it."""
+_FORMS = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
+"""What a residual is kept in; bytes are those of `int8`."""
 _MOST = 2**31  # values of one call: indices are 32 bits wide inside
 _NO_KEY = (0, 0)
 _forced: list[Level] = []
@@ -159,16 +161,9 @@ class Kernels:
     def grid_decode(
         self, payload: Tensor, block: int, bits: int, grid: Grid, out: Tensor, add: bool
     ) -> None:
-        self.lib.grid_decode(
-            payload.data_ptr(),
-            out.numel(),
-            block,
-            bits,
-            grid == "rise",
-            add,
-            out.data_ptr(),
-            torch.get_num_threads(),
-        )
+        settings = (out.numel(), block, bits, grid == "rise", add)
+        to = (out.data_ptr(), KINDS[out.dtype], torch.get_num_threads())
+        self.lib.grid_decode(payload.data_ptr(), *settings, *to)
 
     def grid_sum_encode(
         self, payloads: Sequence[Tensor], n: int, block: int, bits: int, grid: Grid, key: Key | None
@@ -211,9 +206,8 @@ class Kernels:
         return out, new_residual, torch.tensor(bool(finite), device="cpu")
 
     def sign_decode(self, payload: Tensor, block: int, out: Tensor, add: bool) -> None:
-        self.lib.sign_decode(
-            payload.data_ptr(), out.numel(), block, add, out.data_ptr(), torch.get_num_threads()
-        )
+        to = (out.data_ptr(), KINDS[out.dtype], torch.get_num_threads())
+        self.lib.sign_decode(payload.data_ptr(), out.numel(), block, add, *to)
 
     def sign_sum_encode(self, payloads: Sequence[Tensor], n: int, block: int) -> Tensor:
         out = _payload(n, block, 1)
@@ -224,10 +218,8 @@ class Kernels:
 
     def largest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         chunks, per = rows.shape
-        indices, values = (
-            torch.empty(chunks, k, dtype=torch.int64),
-            torch.empty(chunks, k, dtype=torch.float32),
-        )
+        indices = torch.empty(chunks, k, dtype=torch.int64)
+        values = torch.empty(chunks, k, dtype=torch.float32)
         self.lib.topk_chunks(
             rows.data_ptr(),
             KINDS[rows.dtype],
@@ -244,10 +236,8 @@ class Kernels:
         self, x: Tensor, residual: Tensor, decay: float, y: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
         chunks, per = x.shape
-        indices, values = (
-            torch.empty(chunks, k, dtype=torch.int64),
-            torch.empty(chunks, k, dtype=torch.float32),
-        )
+        indices = torch.empty(chunks, k, dtype=torch.int64)
+        values = torch.empty(chunks, k, dtype=torch.float32)
         at = (indices.data_ptr(), values.data_ptr(), y.data_ptr())
         self.lib.topk_chunks_sum(
             x.data_ptr(),
@@ -264,10 +254,9 @@ class Kernels:
 
     def above(self, x: Tensor, bar: int, most: int) -> tuple[Tensor, Tensor] | int:
         """Return indices and values; or their count, above `most`. bar: as an integer's bits."""
-        indices, values = (
-            torch.empty(most, dtype=torch.int64),
-            torch.empty(most, dtype=torch.float32),
-        )  # what is not written takes no memory
+        # What is not written takes no memory.
+        indices = torch.empty(most, dtype=torch.int64)
+        values = torch.empty(most, dtype=torch.float32)
         count = self.lib.above(
             x.data_ptr(),
             x.numel(),
@@ -386,10 +375,10 @@ def anywhere(x: Tensor) -> Kernels | None:
     return None
 
 
-def _sum_of(x: Tensor, residual: Tensor, decay: float) -> tuple[int, int, int, bool, float, int]:
+def _sum_of(x: Tensor, residual: Tensor, decay: float) -> tuple[int, int, int, int, float, int]:
     """Return the arguments of a kernel that encodes x + decay · residual."""
-    half = residual.dtype == torch.bfloat16
-    return x.data_ptr(), KINDS[x.dtype], residual.data_ptr(), half, decay, x.numel()
+    form = _FORMS[residual.dtype]
+    return x.data_ptr(), KINDS[x.dtype], residual.data_ptr(), form, decay, x.numel()
 
 
 def _payload(n: int, block: int, bits: int) -> Tensor:

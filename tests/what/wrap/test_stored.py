@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thinwire.what.wrap._stored import BLOCK, Int8
+from thinwire.kernels.int8 import BLOCK
+from thinwire.what.wrap._stored import Int8
 
 INFO = torch.finfo(torch.float32)
 

@@ -84,12 +84,33 @@ INLINE uint64_t bits_of_64(const float* x) {
 }
 #endif
 
+#if defined(__AVX2__)
+// Of 32 values: comparisons are packed to bytes, then their order is mended.
+INLINE uint32_t bits_of_32(const float* x) {
+    const auto below = [=](int64_t at) {
+        return _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(x + at), _mm256_setzero_ps(), _CMP_LT_OQ));
+    };
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(below(0), below(8)), _mm256_packs_epi32(below(16), below(24)));
+    return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))));
+}
+// As integers, numbers below zero lie between the least one, which is -0, and -infinity; what is above that is no number.
+template <typename Narrow> INLINE uint32_t bits_of_32(const Narrow* x) {
+    constexpr int LEAST = -32768, END = std::is_same_v<Narrow, Bf16> ? 0xff81 - 0x10000 : 0xfc01 - 0x10000;
+    const auto below = [=](int64_t at) {
+        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + at));
+        return _mm256_and_si256(_mm256_cmpgt_epi16(v, _mm256_set1_epi16(LEAST)), _mm256_cmpgt_epi16(_mm256_set1_epi16(END), v));
+    };
+    return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_permute4x64_epi64(_mm256_packs_epi16(below(0), below(16)), 0xd8)));
+}
+#endif
+
 INLINE void bits_below_zero(const float* x, int64_t n, uint8_t* out) {
     int64_t i = 0;
 #if defined(__AVX512F__)
     for (; i + 64 <= n; i += 64) store(out + i / 8, bits_of_64(x + i));
     for (; i + 16 <= n; i += 16) store(out + i / 8, static_cast<uint16_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_LT_OQ)));
 #elif defined(__AVX2__)
+    for (; i + 32 <= n; i += 32) store(out + i / 8, bits_of_32(x + i));
     for (; i + 8 <= n; i += 8)
         out[i / 8] = static_cast<uint8_t>(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x + i), _mm256_setzero_ps(), _CMP_LT_OQ)));
 #else

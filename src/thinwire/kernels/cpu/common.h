@@ -82,11 +82,49 @@ INLINE const float* widened(const Fp16* RESTRICT x, int64_t n, float* RESTRICT r
 #endif
 template <typename In> constexpr bool NARROW = sizeof(In) < sizeof(float);
 
-// work(x), with a pointer to what the values come in: 0 float32, 1 bfloat16, 2 half.
+// A float32 in a narrow type, rounded half to even.
+INLINE Bf16 narrow(float x, Bf16) {
+    const uint32_t bits = bits_of(x), rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return {static_cast<uint16_t>((bits & ~SIGN) > INFINITE ? QUIET_NAN >> 16 : rounded)};
+}
+INLINE Fp16 narrow(float x, Fp16) {
+    const uint32_t bits = bits_of(x), size = bits & ~SIGN;
+    uint32_t out = (size + 0xfff + (size >> 13 & 1) - 0x38000000u) >> 13;
+    if (size < 0x38800000u) out = bits_of(of_bits(size) + 0.5f) - bits_of(0.5f);  // subnormal: that sum is rounded where they are
+    if (size >= 0x477ff000u) out = size > INFINITE ? 0x7e00 : 0x7c00;
+    return {static_cast<uint16_t>(out | (bits >> 16 & 0x8000))};
+}
+template <typename Out> INLINE void narrowed(const float* RESTRICT x, int64_t n, Out* RESTRICT out) {
+    for (int64_t i = 0; i < n; ++i) out[i] = narrow(x[i], Out{});
+}
+#if defined(__F16C__)
+INLINE void narrowed(const float* RESTRICT x, int64_t n, Fp16* RESTRICT out) {
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    for (; i < n; ++i) out[i] = narrow(x[i], Fp16{});
+}
+#endif
+// n values (a lane at most), written or added to what is there: a sum is rounded once.
+template <bool ADD, typename Out> INLINE void put_narrow(float* RESTRICT x, int64_t n, Out* RESTRICT out) {
+    alignas(64) float room[LANE];
+    if (ADD) {
+        const float* old = widened(out, n, room);
+        for (int64_t i = 0; i < n; ++i) x[i] = old[i] + x[i];
+    }
+    narrowed(x, n, out);
+}
+
+// work(x), with a pointer to what the values come in, or go to: 0 float32, 1 bfloat16, 2 half.
 template <typename Work> auto given_as(int kind, const void* x, const Work& work) {
     if (kind == 1) return work(static_cast<const Bf16*>(x));
     if (kind == 2) return work(static_cast<const Fp16*>(x));
     return work(static_cast<const float*>(x));
+}
+template <typename Work> void put_as(int kind, void* x, const Work& work) {
+    if (kind == 1) return work(static_cast<Bf16*>(x));
+    if (kind == 2) return work(static_cast<Fp16*>(x));
+    work(static_cast<float*>(x));
 }
 
 // A value as it is kept; SURE: it is a number.
@@ -131,9 +169,42 @@ template <int64_t FAR = AHEAD, typename Value> INLINE void prefetched(const Valu
         for (int64_t i = 0; i < n; i += LINE) __builtin_prefetch(at + sizeof(Value) * i);
 }
 
-// work(before, left), with pointers to what they are kept in.
-template <typename Work> bool kept_as(int brief, const void* before, void* left, const Work& work) {
-    if (brief) return work(static_cast<const Brief*>(before), static_cast<Brief*>(left));
+// A residual in 8 bits: a step of each lane, so many of 127 steps of each value. what/wrap/_stored.py says how they are found.
+INLINE float eighth_step(uint32_t most) {
+    const float step = of_bits((bits_of(of_bits(most) / 127.0f) + 0xff) & ~0xffu);
+    return step < 0x1p-126f ? 0x1p-126f : step > 0x1.0204p+121f ? 0x1.0204p+121f : step;
+}
+INLINE void eighths_loop(const float* RESTRICT x, int64_t n, float step, int8_t* RESTRICT codes) {
+    for (int64_t i = 0; i < n; ++i) {
+        float v = x[i] / step;
+        v = v > -127 ? v : -127;
+        v = v < 127 ? v : 127;
+        codes[i] = static_cast<int8_t>(bits_of(v + MAGIC));
+    }
+}
+INLINE void whole_loop(const int8_t* RESTRICT codes, int64_t n, float step, float* RESTRICT out) {
+    for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(codes[i]) * step;
+}
+struct Eighths {
+    char* steps;
+    int8_t* codes;
+    Eighths(const void* at, int64_t n) : steps(static_cast<char*>(const_cast<void*>(at))), codes(reinterpret_cast<int8_t*>(steps + 4 * ((n + LANE - 1) / LANE))) {}
+    // `at` is the first of a lane, `m` its values.
+    void keep(const float* x, int64_t at, int64_t m) const {
+        const float step = eighth_step(m == LANE ? largest(x, LANE) : largest(x, m));
+        store(steps + at / LANE * 4, step);
+        m == LANE ? eighths_loop(x, LANE, step, codes + at) : eighths_loop(x, m, step, codes + at);
+    }
+    void values(int64_t at, int64_t m, float* out) const {
+        const auto step = load<float>(steps + at / LANE * 4);
+        m == LANE ? whole_loop(codes + at, LANE, step, out) : whole_loop(codes + at, m, step, out);
+    }
+};
+
+// work(before, left), with what they are kept in: 0 float32, 1 bfloat16, 2 eight bits, of n values.
+template <typename Work> bool kept_as(int form, const void* before, void* left, int64_t n, const Work& work) {
+    if (form == 2) return work(Eighths(before, n), Eighths(left, n));
+    if (form == 1) return work(static_cast<const Brief*>(before), static_cast<Brief*>(left));
     return work(static_cast<const float*>(before), static_cast<float*>(left));
 }
 

@@ -1,4 +1,4 @@
-// A gradient's copy into its bucket, with a look at its values on the way: one pass where a product and a search would be two.
+// A gradient's copy into its bucket, with a look at its values on the way; a residual's into eight bits, and back. One pass each.
 #include "common.h"
 namespace thinwire {
 namespace {
@@ -47,4 +47,20 @@ using namespace thinwire;
 EXPORT int scaled(const void* x, int brief, int64_t n, float by, void* out, int threads) {
     if (brief) return scaled_in(static_cast<const Brief*>(x), n, by, static_cast<Brief*>(out), threads);
     return scaled_in(static_cast<const float*>(x), n, by, static_cast<float*>(out), threads);
+}
+
+// x (n,) -> a residual in eight bits, and back.
+EXPORT void int8_pack(const float* x, int64_t n, uint8_t* out, int threads) {
+    const Eighths kept(out, n);
+    const int64_t lanes = (n + LANE - 1) / LANE;
+    in_threads(lanes, n, threads, [=](int64_t begin, int64_t end) {
+        for (int64_t at = begin * LANE; at < std::min(end * LANE, n); at += LANE) kept.keep(x + at, at, std::min(LANE, n - at));
+    });
+}
+EXPORT void int8_unpack(const uint8_t* in, int64_t n, float* out, int threads) {
+    const Eighths kept(in, n);
+    const int64_t lanes = (n + LANE - 1) / LANE;
+    in_threads(lanes, n, threads, [=](int64_t begin, int64_t end) {
+        for (int64_t at = begin * LANE; at < std::min(end * LANE, n); at += LANE) kept.values(at, std::min(LANE, n - at), out + at);
+    });
 }

@@ -199,25 +199,68 @@ void encode(const In* x, const float* steps, int64_t n, int64_t block, const Gri
     });
 }
 
+// A residual as it was and as it will be: of a lane, y is its sum with x, and the codes are written with what they leave unsaid.
+template <typename Kept> struct Residual {
+    const Kept* before;
+    Kept* left;
+    bool past, past_codes;
+    Residual(const Kept* before, Kept* left, int64_t n, int64_t block, const uint8_t* codes)
+        : before(before), left(left), past(block % LANE == 0 && goes_past(left, n, LATER)), past_codes(past && goes_past(codes, n)) {}
+
+    template <typename In> INLINE uint32_t sum(const In* x, int64_t at, int64_t m, float decay, float* to) const {
+        return summed(x + at, before + at, decay, m, to);
+    }
+    // Two floats read and one written are better left to the processor's own prefetcher.
+    template <typename In> INLINE void soon(const In* x, int64_t at, int64_t m) const {
+        if (sizeof(Kept) < sizeof(float)) prefetched(x + at, m);
+    }
+    INLINE void soon(int64_t at, int64_t m) const {
+        if (sizeof(Kept) < sizeof(float)) prefetched(before + at, m);
+    }
+    template <bool LOTS> INLINE bool lane(const float* y, int64_t m, const Step& step, const Grid& grid, int64_t at, Lots lots, uint8_t* out) const {
+        const bool whole = m == LANE;
+        lane_encode<LOTS, false, true>(y, m, step, grid, at, lots, out, whole && past_codes, left + at, whole && past);
+        return kept_finite(step.step, 1.0f, left + at, m);
+    }
+};
+template <> struct Residual<Eighths> {
+    Eighths before, left;
+    bool past_codes;
+    Residual(Eighths before, Eighths left, int64_t n, int64_t block, const uint8_t* codes)
+        : before(before), left(left), past_codes(block % LANE == 0 && goes_past(codes, n)) {}
+
+    template <typename In> INLINE uint32_t sum(const In* x, int64_t at, int64_t m, float decay, float* to) const {
+        alignas(64) float was[LANE];
+        before.values(at, m, was);
+        return summed(x + at, was, decay, m, to);
+    }
+    template <typename In> INLINE void soon(const In* x, int64_t at, int64_t m) const { prefetched(x + at, m); }
+    INLINE void soon(int64_t at, int64_t m) const { prefetched(before.codes + at, m); }
+    template <bool LOTS> INLINE bool lane(const float* y, int64_t m, const Step& step, const Grid& grid, int64_t at, Lots lots, uint8_t* out) const {
+        alignas(64) float rest[LANE];
+        lane_encode<LOTS, false, true>(y, m, step, grid, at, lots, out, m == LANE && past_codes, rest, false);
+        left.keep(rest, at, m);
+        return kept_finite(step.step, 1.0f, rest, m);
+    }
+};
+
 // Whether what is left is finite. The next block's y and step are found before this block's codes; y of a long block is found once more.
 template <bool LOTS, typename In, typename Kept>
-bool encode_left(const In* x, const Kept* before, float decay, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* payload,
-                 Kept* left, int threads) {
-    constexpr bool BRIEF = sizeof(Kept) < sizeof(float);
+bool encode_left(const In* x, const Residual<Kept>& residual, float decay, int64_t n, int64_t block, const Grid& grid, Lots lots, uint8_t* payload,
+                 int threads) {
     const int64_t blocks = (n + block - 1) / block;
     uint8_t* codes = payload + 4 * blocks;
-    const bool past = block % LANE == 0 && goes_past(left, n, LATER), past_codes = past && goes_past(codes, n);
     std::atomic<bool> finite{true};
     in_threads(blocks, n, threads, [=, &grid, &finite](int64_t begin, int64_t end) {
         alignas(64) float y[2][LANE];
-        const auto lane_of = [=](int64_t at, int64_t m, float* to) {
-            return m == LANE ? summed(x + at, before + at, decay, LANE, to) : summed(x + at, before + at, decay, m, to);
+        const auto lane_of = [&](int64_t at, int64_t m, float* to) {
+            return m == LANE ? residual.sum(x, at, LANE, decay, to) : residual.sum(x, at, m, decay, to);
         };
-        const auto step_at = [=, &grid](int64_t b, float* to) {
+        const auto step_at = [&](int64_t b, float* to) {
             const int64_t at = b * block, m = std::min(block, n - at);
-            if (BRIEF) prefetched(x + at, m);  // two floats read and one written are better left to the processor's own prefetcher
+            residual.soon(x, at, m);
             uint32_t most = lane_of(at, std::min(m, LANE), to);
-            if (BRIEF) prefetched(before + at, m);
+            residual.soon(at, m);
             for (int64_t i = LANE; i < m; i += LANE) most = std::max(most, lane_of(at + i, std::min(m - i, LANE), to));
             return step_of(most, grid);
         };
@@ -232,12 +275,10 @@ bool encode_left(const In* x, const Kept* before, float decay, int64_t n, int64_
                 uint8_t* out = codes + (at + i) * grid.bits / 8;
                 const int64_t some = std::min(LANE, m - i);
                 if (m > LANE) lane_of(at + i, some, own);
-                Kept* to = left + at + i;
                 if (some == LANE)
-                    lane_encode<LOTS, false, true>(own, LANE, step, grid, at + i, lots, out, past_codes, to, past);
+                    all &= residual.template lane<LOTS>(own, LANE, step, grid, at + i, lots, out);
                 else
-                    lane_encode<LOTS, false, true>(own, some, step, grid, at + i, lots, out, false, to, false);
-                all &= kept_finite(step.step, 1.0f, to, some);
+                    all &= residual.template lane<LOTS>(own, some, step, grid, at + i, lots, out);
             }
             step = next;
         }
@@ -246,9 +287,10 @@ bool encode_left(const In* x, const Kept* before, float decay, int64_t n, int64_
     return finite;
 }
 
-template <bool ADD>
-INLINE void block_decode(const uint8_t* codes, int64_t n, float step, const Grid& grid, float* out) {
+template <bool ADD, typename Out>
+INLINE void block_decode(const uint8_t* codes, int64_t n, float step, const Grid& grid, Out* out) {
     alignas(64) uint8_t buffer[LANE];
+    alignas(64) float room[NARROW<Out> ? LANE : 1];
     for (int64_t at = 0; at < n; at += LANE) {
         const int64_t m = std::min(LANE, n - at);
         const uint8_t* own = codes + at;
@@ -259,19 +301,23 @@ INLINE void block_decode(const uint8_t* codes, int64_t n, float step, const Grid
                 unpacked(codes + at * grid.bits / 8, m, grid.bits, buffer);
             own = buffer;
         }
-        if (m == LANE)
-            values_of<ADD>(own, LANE, step, grid.top, out + at);
-        else
-            values_of<ADD>(own, m, step, grid.top, out + at);
+        const auto some = [&](int64_t m) {
+            if constexpr (NARROW<Out>) {
+                values_of<false>(own, m, step, grid.top, room);
+                put_narrow<ADD>(room, m, out + at);
+            } else
+                values_of<ADD>(own, m, step, grid.top, out + at);
+        };
+        m == LANE ? some(LANE) : some(m);
     }
 }
 
-template <bool ADD> void decode(const uint8_t* payload, int64_t n, int64_t block, const Grid& grid, float* out, int threads) {
+template <bool ADD, typename Out> void decode(const uint8_t* payload, int64_t n, int64_t block, const Grid& grid, Out* out, int threads) {
     const int64_t blocks = (n + block - 1) / block;
     const uint8_t* codes = payload + 4 * blocks;
     const bool past = !ADD && block % LANE == 0 && goes_past(out, n);
     in_threads(blocks, n, threads, [=, &grid](int64_t begin, int64_t end) {
-        alignas(64) float lane[LANE];
+        alignas(64) Out lane[LANE];
         for (int64_t b = begin; b < end; ++b) {
             const int64_t at = b * block, m = std::min(block, n - at);
             const float step = load<float>(payload + 4 * b);
@@ -279,7 +325,7 @@ template <bool ADD> void decode(const uint8_t* payload, int64_t n, int64_t block
             if (past && m % LANE == 0) {
                 for (int64_t i = 0; i < m; i += LANE) {
                     block_decode<false>(own + i * grid.bits / 8, LANE, step, grid, lane);
-                    streamed(lane, out + at + i, 4 * LANE);
+                    streamed(lane, out + at + i, sizeof(lane));
                 }
             } else {
                 if (ADD) prefetched(out + at, m);
@@ -326,22 +372,26 @@ EXPORT void grid_encode(const void* values, int kind, const float* steps, int64_
 }
 
 // y = x + decay · before -> payload, and left = y - what it decodes to; whether all of that is finite. left may be before.
-// brief: before and left are bfloat16.
-EXPORT int grid_encode_left(const void* values, int kind, const void* before, int brief, float decay, int64_t n, int64_t block, int bits, int rise,
+// form: of before and left, as in `kept_as`; in eight bits, blocks end where lanes do, or there is one.
+EXPORT int grid_encode_left(const void* values, int kind, const void* before, int form, float decay, int64_t n, int64_t block, int bits, int rise,
                             int lots, uint32_t key0, uint32_t key1, uint8_t* payload, void* left, int threads) {
     const Grid grid(bits, rise);
     return given_as(kind, values, [&](const auto* x) {
-        return kept_as(brief, before, left, [&](const auto* from, auto* to) {
-            return lots ? encode_left<true>(x, from, decay, n, block, grid, {key0, key1}, payload, to, threads)
-                        : encode_left<false>(x, from, decay, n, block, grid, {key0, key1}, payload, to, threads);
+        return kept_as(form, before, left, n, [&](auto from, auto to) {
+            using Kept = std::remove_pointer_t<decltype(to)>;
+            const Residual<Kept> residual(from, to, n, block, payload + 4 * ((n + block - 1) / block));
+            return lots ? encode_left<true>(x, residual, decay, n, block, grid, {key0, key1}, payload, threads)
+                        : encode_left<false>(x, residual, decay, n, block, grid, {key0, key1}, payload, threads);
         });
     });
 }
 
-// payload -> out (n,), or added to it.
-EXPORT void grid_decode(const uint8_t* payload, int64_t n, int64_t block, int bits, int rise, int add, float* out, int threads) {
+// payload -> out (n,), of a kind of `put_as`, or added to it.
+EXPORT void grid_decode(const uint8_t* payload, int64_t n, int64_t block, int bits, int rise, int add, void* to, int kind, int threads) {
     const Grid grid(bits, rise);
-    (add ? decode<true> : decode<false>)(payload, n, block, grid, out, threads);
+    put_as(kind, to, [&](auto* out) {
+        add ? decode<true>(payload, n, block, grid, out, threads) : decode<false>(payload, n, block, grid, out, threads);
+    });
 }
 
 // The payload of the sum of what `count` payloads decode to, added in order.

@@ -8,6 +8,27 @@ namespace {
 
 constexpr float HUGE_ONE = 0x1p64f, SMALLER = 0x1p-64f;  // so that sums of huge values do not overflow
 
+#if defined(__AVX2__)
+INLINE __m256 eight_of(const float* x) { return _mm256_loadu_ps(x); }
+INLINE __m256 eight_of(const Bf16* x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))), 16));
+}
+INLINE __m256 eight_of(const Fp16* x) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))); }
+// The magnitudes' sum of a lane by halves, down to eight: vectors HALF apart are added last.
+template <int HALF, typename In> INLINE __m256 halves(const In* x) {
+    if constexpr (HALF == 16) {
+        const __m256 rest = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(~SIGN)));
+        return _mm256_add_ps(_mm256_and_ps(eight_of(x), rest), _mm256_and_ps(eight_of(x + 8 * HALF), rest));
+    } else
+        return _mm256_add_ps(halves<2 * HALF>(x), halves<2 * HALF>(x + 8 * HALF));
+}
+INLINE float folded_eight(__m256 eight) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+#endif
+
 // Σ |x| · lift of the lanes first, first + stride, … (`count` of them, a power of two) of x (n,), zeros beyond it, by halves -> (LANE,).
 void lanes_summed(const float* x, int64_t n, float lift, int64_t first, int64_t stride, int64_t count, float* out) {
     if (count == 1) {
@@ -62,11 +83,17 @@ INLINE __m512 lane_bits(const float* x, uint8_t* bits) {
     return sums[0];
 }
 INLINE float lane_mean(__m512 sums, const float* x) {
-    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    const float sum = _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+    const float sum = folded_eight(_mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1)));
     return sum < HUGE_ONE ? sum / static_cast<float>(LANE) : mean_of(x, LANE);  // where it is less, no value is huge, or no number
+}
+#elif defined(__AVX2__)
+// Of a lane: its bits, and its mean.
+template <typename In> INLINE float lane_encode(const In* x, uint8_t* bits) {
+    for (int64_t i = 0; i < LANE; i += 32) store(bits + i / 8, bits_of_32(x + i));
+    const float sum = folded_eight(halves<1>(x));
+    if (sum < HUGE_ONE) return sum / static_cast<float>(LANE);  // then no value is huge, or no number
+    alignas(64) float room[LANE];
+    return mean_of(widened(x, LANE, room), LANE);
 }
 #endif
 
@@ -74,6 +101,8 @@ INLINE float lane_mean(__m512 sums, const float* x) {
 INLINE float block_encode(const float* x, int64_t n, uint8_t* bits) {
 #if defined(__AVX512F__)
     if (n == LANE) return lane_mean(lane_bits(x, bits), x);
+#elif defined(__AVX2__)
+    if (n == LANE) return lane_encode(x, bits);
 #endif
     bits_below_zero(x, n, bits);
     return mean_of(x, n);
@@ -121,6 +150,34 @@ template <Into INTO> INLINE void said(const uint8_t* RESTRICT bits, int64_t n, f
     for (; i < n; ++i) out[i] = put<INTO>(out[i], of_bits(plain ^ static_cast<uint32_t>(bits[i / 8] >> i % 8 & 1) << 31));
 }
 
+// The same of any type, written or added.
+template <bool ADD> INLINE void written(const uint8_t* bits, int64_t n, float scale, float* out) {
+    said<ADD ? Into::ADD : Into::WRITE>(bits, n, scale, out);
+}
+template <bool ADD, typename Narrow> INLINE void written(const uint8_t* RESTRICT bits, int64_t n, float scale, Narrow* RESTRICT out) {
+    if (ADD) {
+        alignas(64) float room[LANE];
+        for (int64_t at = 0; at < n; at += LANE) {
+            const int64_t m = std::min(LANE, n - at);
+            said<Into::WRITE>(bits + at / 8, m, scale, room);
+            m == LANE ? put_narrow<true>(room, LANE, out + at) : put_narrow<true>(room, m, out + at);
+        }
+        return;
+    }
+    const uint16_t plain = narrow(scale, Narrow{}).bits;
+    int64_t i = 0;
+#if defined(__AVX2__)
+    const __m256i each = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);
+    const __m256i whole = _mm256_set1_epi16(static_cast<int16_t>(plain)), flip = _mm256_set1_epi16(-32768);
+    for (; i + 16 <= n; i += 16) {
+        const __m256i sixteen = _mm256_set1_epi16(load<int16_t>(bits + i / 8));
+        const __m256i below = _mm256_cmpeq_epi16(_mm256_and_si256(sixteen, each), each);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_xor_si256(whole, _mm256_and_si256(below, flip)));
+    }
+#endif
+    for (; i < n; ++i) out[i].bits = static_cast<uint16_t>(plain ^ (bits[i / 8] >> i % 8 & 1) << 15);
+}
+
 template <typename Work> void each_block(int64_t n, int64_t block, int threads, const Work& work) {
     const int64_t blocks = (n + block - 1) / block;
     in_threads(blocks, n, threads, [=, &work](int64_t begin, int64_t end) {
@@ -137,38 +194,59 @@ template <typename Kept> INLINE void all_kept(const float* RESTRICT x, int64_t n
         for (int64_t i = 0; i < n; ++i) out[i] = as_kept<false>(x[i], out);
 }
 
-// Whether what is left is finite. y of a block that is no lane waits where its rest will be, or (of a brief one) in memory of its own.
-template <typename In, typename Kept>
-bool encode_left(const In* x, const Kept* before, float decay, int64_t n, int64_t block, uint8_t* payload, Kept* left, int threads) {
+// A block's sum with its residual as it was; what is left of it, as it is kept; whether that is finite.
+template <typename In, typename Kept> INLINE void sum_of(const In* x, const Kept* before, int64_t at, int64_t m, float decay, float* y) {
+    if (sizeof(Kept) < sizeof(float)) prefetched(x + at, m), prefetched(before + at, m);
+    m == LANE ? summed(x + at, before + at, decay, LANE, y) : summed(x + at, before + at, decay, m, y);
+}
+template <typename In> INLINE void sum_of(const In* x, const Eighths& before, int64_t at, int64_t m, float decay, float* y) {
+    prefetched(x + at, m), prefetched(before.codes + at, m);
+    alignas(64) float was[LANE];
+    for (int64_t i = 0; i < m; i += LANE) {
+        const int64_t some = std::min(LANE, m - i);
+        before.values(at + i, some, was);
+        some == LANE ? summed(x + at + i, was, decay, LANE, y + i) : summed(x + at + i, was, decay, some, y + i);
+    }
+}
+template <typename Kept> INLINE bool keep(const float* y, int64_t at, int64_t m, float mean, bool past, Kept* left) {
+    const bool sure = bits_of(mean) < INFINITE;
+    if (m == LANE && past) {
+        alignas(64) Kept rest[LANE];
+        all_kept(y, LANE, sure, rest);
+        streamed(rest, left + at, sizeof(rest));
+    } else if (m == LANE)
+        all_kept(y, LANE, sure, left + at);
+    else if (sizeof(Kept) < sizeof(float) || m < LANE)
+        all_kept(y, m, sure, left + at);
+    return kept_finite(mean, static_cast<float>(m), left + at, m);
+}
+INLINE bool keep(const float* y, int64_t at, int64_t m, float mean, bool, const Eighths& left) {
+    for (int64_t i = 0; i < m; i += LANE) left.keep(y + i, at + i, std::min(LANE, m - i));
+    return bits_of(mean) < INFINITE;
+}
+
+// Whether what is left is finite. y of a block that is no lane waits where its rest will be, or (of a narrow one) in memory of its own.
+template <typename In, typename Before, typename Left>
+bool encode_left(const In* x, Before before, float decay, int64_t n, int64_t block, uint8_t* payload, Left left, int threads) {
+    constexpr bool WIDE = std::is_same_v<Left, float*>;
     uint8_t* bits = payload + head(n, block);
-    const bool past = block == LANE && goes_past(left, n, LATER);
+    bool past = false;
+    if constexpr (std::is_pointer_v<Left>) past = block == LANE && goes_past(left, n, LATER);
     std::atomic<bool> finite{true};
     const int64_t blocks = (n + block - 1) / block;
     in_threads(blocks, n, threads, [=, &finite](int64_t begin, int64_t end) {
         alignas(64) float lane[LANE];
-        alignas(64) Kept rest[LANE];
-        constexpr bool BRIEF = sizeof(Kept) < sizeof(float);
-        std::vector<float> apart(BRIEF && block > LANE ? std::min(block, n) : 0);
+        std::vector<float> apart(!WIDE && block > LANE ? std::min(block, n) : 0);
         bool all = true;
         for (int64_t b = begin; b < end; ++b) {
             const int64_t at = b * block, m = std::min(block, n - at);
-            if (BRIEF) prefetched(x + at, m), prefetched(before + at, m);
-            float* y = m <= LANE ? lane : BRIEF ? apart.data() : reinterpret_cast<float*>(left + at);
-            if (m == LANE)
-                summed(x + at, before + at, decay, LANE, y);
-            else
-                summed(x + at, before + at, decay, m, y);
+            float* y = m <= LANE ? lane : apart.data();
+            if constexpr (WIDE) y = m <= LANE ? lane : left + at;
+            sum_of(x, before, at, m, decay, y);
             const float mean = block_encode(y, m, bits + at / 8);
             store(payload + 4 * b, mean);
-            said<Into::LEFT>(bits + at / 8, m, mean, y);
-            Kept* to = left + at;
-            const bool sure = bits_of(mean) < INFINITE;
-            if (m == LANE)
-                all_kept(y, LANE, sure, past ? rest : to);
-            else if (BRIEF || m < LANE)
-                all_kept(y, m, sure, to);
-            if (m == LANE && past) streamed(rest, to, sizeof(rest));
-            all &= kept_finite(mean, static_cast<float>(m), to, m);
+            m == LANE ? said<Into::LEFT>(bits + at / 8, LANE, mean, y) : said<Into::LEFT>(bits + at / 8, m, mean, y);
+            all &= keep(y, at, m, mean, past, left);
         }
         if (!all) finite = false;
     });
@@ -210,6 +288,11 @@ template <typename In> void encode(const In* x, int64_t n, int64_t block, uint8_
             }
             for (int64_t k = 0; k < MANY; ++k) store(payload + 4 * (b + k), lane_mean(sums[k], own[k]));
         }
+#elif defined(__AVX2__)
+        for (; block == LANE && b < end && (b + 1) * LANE <= n; ++b) {
+            prefetched(x + b * LANE, LANE);
+            store(payload + 4 * b, lane_encode(x + b * LANE, bits + b * LANE / 8));
+        }
 #endif
         for (; b < end; ++b) {
             const int64_t at = b * block, m = std::min(block, n - at);
@@ -227,27 +310,32 @@ EXPORT void sign_encode(const void* values, int kind, int64_t n, int64_t block, 
 }
 
 // y = x + decay · before -> payload, and left = y - what it decodes to; whether all of that is finite. left may be before.
-// brief: before and left are bfloat16.
-EXPORT int sign_encode_left(const void* values, int kind, const void* before, int brief, float decay, int64_t n, int64_t block, uint8_t* payload,
+// form: of before and left, as in `kept_as`; in eight bits, blocks end where lanes do, or there is one.
+EXPORT int sign_encode_left(const void* values, int kind, const void* before, int form, float decay, int64_t n, int64_t block, uint8_t* payload,
                             void* left, int threads) {
     return given_as(kind, values, [&](const auto* x) {
-        return kept_as(brief, before, left, [&](const auto* from, auto* to) { return encode_left(x, from, decay, n, block, payload, to, threads); });
+        return kept_as(form, before, left, n, [&](auto from, auto to) { return encode_left(x, from, decay, n, block, payload, to, threads); });
     });
 }
 
-EXPORT void sign_decode(const uint8_t* payload, int64_t n, int64_t block, int add, float* out, int threads) {
+// payload -> out (n,), of a kind of `put_as`, or added to it.
+EXPORT void sign_decode(const uint8_t* payload, int64_t n, int64_t block, int add, void* to, int kind, int threads) {
     const uint8_t* bits = payload + head(n, block);
-    const bool past = !add && goes_past(out, n);
-    each_block(n, block, threads, [=](int64_t b, int64_t at, int64_t m) {
-        const float scale = load<float>(payload + 4 * b);
-        if (past && m == LANE) {
-            alignas(64) float lane[LANE];
-            said<Into::WRITE>(bits + at / 8, LANE, scale, lane);
-            streamed(lane, out + at, 4 * LANE);
-        } else if (add)
-            said<Into::ADD>(bits + at / 8, m, scale, out + at);
-        else
-            said<Into::WRITE>(bits + at / 8, m, scale, out + at);
+    put_as(kind, to, [=](auto* out) {
+        using Out = std::remove_pointer_t<decltype(out)>;
+        const bool past = !add && goes_past(out, n);
+        each_block(n, block, threads, [=](int64_t b, int64_t at, int64_t m) {
+            const float scale = load<float>(payload + 4 * b);
+            if (add) prefetched(out + at, m);
+            if (past && m == LANE) {
+                alignas(64) Out lane[LANE];
+                written<false>(bits + at / 8, LANE, scale, lane);
+                streamed(lane, out + at, sizeof(lane));
+            } else if (add)
+                written<true>(bits + at / 8, m, scale, out + at);
+            else
+                written<false>(bits + at / 8, m, scale, out + at);
+        });
     });
 }
 

@@ -77,7 +77,8 @@ class sign(Sectioned):
 
     @cached_property
     def traits(self) -> Traits:
-        return Traits(grain=math.lcm(self.block or 1, 8), divides=self.block > 0)
+        grain = math.lcm(self.block or 1, 8)
+        return Traits(grain=grain, divides=self.block > 0, reads_int8=True)
 
     def sections(self, spec: Spec) -> tuple[int, ...]:
         scales = self._scales(spec) * spec.work.itemsize

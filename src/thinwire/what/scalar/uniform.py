@@ -232,6 +232,7 @@ class uniform(Sectioned):
             row_wise=self.block == "row" or self.step is not None,
             # whole blocks, a header each, and no draws that count from where a span begins
             divides=self._has_kernels and self.block != 0 and not random,
+            reads_int8=True,
         )
 
     @cached_property

@@ -173,8 +173,9 @@ class feedback(Remembering, KeepsResidual):
         # 1. to 3. in one pass where the inner codec is one packet: kernels add, encode and
         # subtract.
         if isinstance(self.inner, Coder) and self.inner.single_packet_coder is self.inner:
-            # A kernel reads bf16 as it is stored.
-            residual = leaf.value if leaf.form is None else leaf.flat
+            # A kernel reads bf16 as it is stored, and int8 where the codec's does.
+            stored = leaf.form is None or self.inner.traits.reads_int8
+            residual = leaf.value if stored else leaf.flat
             encoded = self.inner.encode_with_residual(
                 x, residual, leaf.fade, spec, state.child("inner"), ctx
             )
@@ -192,7 +193,8 @@ class feedback(Remembering, KeepsResidual):
 
     def _keep(self, leaf: Leaf, new_residual: Tensor, finite: Tensor) -> None:
         """Store the new residual, unless it is not finite, before or after it is packed."""
-        new = leaf.pack(new_residual)
+        packed = new_residual.dtype == torch.uint8
+        new = new_residual if packed else leaf.pack(new_residual)
         if new is not new_residual and new.is_floating_point():
             finite = finite & fast.all_finite(new)
         leaf.value = where(finite, new, leaf.value)
