@@ -39,7 +39,7 @@ def test_a_codec_that_is_slower_than_its_link_is_told(
 ) -> None:
     from thinwire.planner.codecs import Speed
 
-    monkeypatch.setattr("thinwire.cli.recipes.speed", lambda _: Speed(1.0, 1.0, 14.0))
+    monkeypatch.setattr("thinwire.planner.codecs.speed", lambda _: Speed(1.0, 1.0, 14.0))
     assert main(["recipes", "for_link,gbits=100,node=8", "--world", "16"]) == 0
     assert "WARNING: a link of 100 Gb/s is faster" in " ".join(capfd.readouterr().out.split())
     assert told(capfd, "for_link,gbits=1")["speed"] == {

@@ -36,7 +36,9 @@ def _flown(part: Slice, codec: Codec, step: int) -> tuple[Airborne, Tensor]:
     outcome = run(
         {
             0: _tracked(
-                gather().carry(codec, x, SPEC, part.state, replace(SEAT, step=step)), part, track
+                gather().carry(codec, x.clone(), SPEC, part.state, replace(SEAT, step=step)),
+                part,
+                track,
             )
         }
     )[0]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from thinwire.text.words import name_and_settings
 
 
@@ -26,6 +24,8 @@ def speed_words(facts: dict[str, Any]) -> str:
     Args:
         facts: those of `planner.codecs.Speed`, and "gbits", the link that is asked for or `None`.
     """
+    import torch
+
     ways = [(facts["encode_ns"], "encode"), (facts["decode_ns"], "decode")]
     text = ", ".join(f"{ns:.2g} ns a value to {way}" for ns, way in ways if ns is not None)
     text += f" (float32, {torch.get_num_threads()} threads of this machine)"

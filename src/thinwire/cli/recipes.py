@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 from thinwire.cli._speed import asked_gbits, rate, speed_words
 from thinwire.errors import ConfigError
-from thinwire.planner.codecs import speed
 from thinwire.planner.ledger import sent
 from thinwire.planner.memory import kept_bytes, on_host
 from thinwire.planner.shape import Named, Shape
@@ -112,6 +111,7 @@ def one(spec: str, shape: Shape | Named, world: int) -> dict[str, Any]:
             or world.
     """
     from thinwire import recipes
+    from thinwire.planner.codecs import speed
     from thinwire.text.words import name_and_settings
     from thinwire.train.strategy_argument import strategy_from
 

@@ -110,8 +110,13 @@ class Simulation:
         passed, self.now = until - self.now, until
         for flow in self._flows:
             flow.remaining_bytes -= flow.rate_bytes_per_s * passed
-        # A message is out when less than rounding of it remains.
-        gone = [flow for flow in self._flows if flow.remaining_bytes <= 1e-9 * flow.nbytes]
+        # A message is out when less than rounding of it remains, or of the time that it takes.
+        gone = [
+            flow
+            for flow in self._flows
+            if flow.remaining_bytes <= 1e-9 * flow.nbytes
+            or self.now + flow.remaining_bytes / flow.rate_bytes_per_s <= self.now
+        ]
         for flow in gone:
             self._flows.pop(flow)()
 

@@ -162,7 +162,7 @@ def _slope(points: Sequence[tuple[int, float]]) -> float:
     At least a tenth of the time counts as theirs, so that noise cannot give an endless rate.
 
     Example:
-        >>> round(_slope([(1, 0.1), (10_001, 0.11), (20_001, 0.12)]))
+        >>> round(_slope([(1, 0.01), (10_001, 0.02), (20_001, 0.03)]))
         1000000
     """
     (fewer, before), (nbytes, took) = points[-2:]
