@@ -29,13 +29,7 @@ def natural_encode(x: Tensor, key: Key | None) -> Tensor | None:
 def natural_decode(payload: Tensor, out: Tensor | None, n: int, add: bool) -> Tensor | None:
     """Decode a payload of `natural_encode`, (n,) float32; into `out` where it is given, or added to
     it."""
-    kernels = _writing(payload, out, n)
-    if kernels is None:
-        return None
-    payload, out = payload.contiguous(), memory.empty(n) if out is None else out
-    to = (out.data_ptr(), torch.get_num_threads())
-    kernels.lib.natural_decode(payload.data_ptr(), n, add, *to)
-    return out
+    return _decode("natural_decode", payload, out, n, add)
 
 
 def ternary_encode(x: Tensor, block: int, scales: Tensor | None, key: Key | None) -> Tensor | None:
@@ -91,16 +85,18 @@ def ternary_decode(
 ) -> Tensor | None:
     """Decode a payload of `ternary_encode`, (n,) float32; into `out` where it is given, or added to
     it."""
-    kernels = _writing(payload, out, n)
+    return _decode("ternary_decode", payload, out, n, block, add)
+
+
+def _decode(
+    name: str, payload: Tensor, out: Tensor | None, n: int, *settings: int
+) -> Tensor | None:
+    """Call the kernel of this name, which decodes n values to `out`."""
+    fits = out is None or (out.is_contiguous() and out.dtype == torch.float32)
+    kernels = native.anywhere(payload) if fits and 0 < n < 2**31 else None
     if kernels is None:
         return None
     payload, out = payload.contiguous(), memory.empty(n) if out is None else out
     to = (out.data_ptr(), torch.get_num_threads())
-    kernels.lib.ternary_decode(payload.data_ptr(), n, block, add, *to)
+    getattr(kernels.lib, name)(payload.data_ptr(), n, *settings, *to)
     return out
-
-
-def _writing(payload: Tensor, out: Tensor | None, n: int) -> native.Kernels | None:
-    """Return the kernels that decode n values to `out`."""
-    fits = out is None or (out.is_contiguous() and out.dtype == torch.float32)
-    return native.anywhere(payload) if fits and 0 < n < 2**31 else None

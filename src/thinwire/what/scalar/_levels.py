@@ -14,8 +14,9 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
+from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.kernels import levels, reference
+from thinwire.what.scalar._direct import Direct
 
 
 def length(block: int, spec: Spec) -> int:
@@ -56,7 +57,7 @@ def wrong_rounding(codec_name: str, rounding: str) -> list[str]:
     )
 
 
-class Levels(Coder):
+class Levels(Direct):
     """b-bit codes of a fixed table of levels, and a scale a block: its absmax over the table's
     largest level."""
 
@@ -94,36 +95,13 @@ class Levels(Coder):
         key = ctx.rng_key(spec) if self.rounding == "stochastic" else None
         return levels.encode(x, length(self.block, spec), table(self), key)
 
-    def decode(
-        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
+    def _decoded(
+        self, out: Tensor | None, payload: Tensor, spec: Spec, add: bool = False
     ) -> Tensor:
-        check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
-        return levels.decode(payload, *self._settings(spec))
-
-    def fill(
-        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
-    ) -> None:
-        check_nbytes(self, payload, self.nbytes(spec))
-        if spec.numel:
-            levels.decode(payload, *self._settings(spec), out)
-
-    def accumulate(
-        self,
-        total: Tensor,
-        payload: Tensor,
-        spec: Spec,
-        state: State,
-        ctx: RankContext,
-        sender: int,
-    ) -> None:
-        check_nbytes(self, payload, self.nbytes(spec))
-        if spec.numel:
-            levels.decode(payload, *self._settings(spec), total, add=True)
-
-    def _settings(self, spec: Spec) -> tuple[int, int, levels.Table, torch.dtype]:
-        return spec.numel, length(self.block, spec), table(self), spec.work
+        settings = spec.numel, length(self.block, spec), table(self), spec.work
+        return levels.decode(payload, *settings, out, add)
 
     def _scales(self, spec: Spec) -> int:
         """Return the scales sent: one a block."""

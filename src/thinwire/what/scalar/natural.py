@@ -19,9 +19,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
+from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import StrategyError
 from thinwire.kernels import coarse, reference
+from thinwire.what.scalar._direct import Direct
 from thinwire.what.scalar._levels import wrong_rounding
 
 _FORMATS = {
@@ -31,7 +32,7 @@ _FORMATS = {
 
 
 @dataclass(frozen=True)
-class natural(Coder):
+class natural(Direct):
     """Signs and exponents: n + ceil(n/8) bytes, 9 bits a value (12 in float64 buckets).
 
     Args:
@@ -96,32 +97,9 @@ class natural(Coder):
             [reference.pack(codes, exponent), reference.pack((x < 0).to(torch.uint8), 1)]
         )
 
-    def decode(
-        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
-    ) -> Tensor:
-        return self._decoded(None, payload, spec)
-
-    def fill(
-        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
-    ) -> None:
-        self._decoded(out, payload, spec)
-
-    def accumulate(
-        self,
-        total: Tensor,
-        payload: Tensor,
-        spec: Spec,
-        state: State,
-        ctx: RankContext,
-        sender: int,
-    ) -> None:
-        self._decoded(total, payload, spec, add=True)
-
     def _decoded(
         self, out: Tensor | None, payload: Tensor, spec: Spec, add: bool = False
     ) -> Tensor:
-        """Decode, into `out` where it is given, or add to it."""
-        check_nbytes(self, payload, self.nbytes(spec))
         if spec.work == torch.float32:
             made = coarse.natural_decode(payload, out, spec.numel, add)
             if made is not None:

@@ -21,16 +21,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from thinwire.core import Coder, RankContext, Spec, State, Traits, check_nbytes
+from thinwire.core import RankContext, Spec, State, Traits
 from thinwire.errors import PayloadError, StrategyError
 from thinwire.kernels import coarse, memory, reference
+from thinwire.what.scalar._direct import Direct
 from thinwire.what.scalar._levels import length, rounding_slack, wrong_block, wrong_rounding
 
 _DIGITS = (1, 3, 9, 27, 81)
 
 
 @dataclass(frozen=True)
-class ternary(Coder):
+class ternary(Direct):
     """-s, 0 or s a value, and s a block: ceil(n/5) + 4·ceil(n/B) bytes (8· for float64 buckets),
     1.6 bits a value and the scales.
 
@@ -123,32 +124,9 @@ class ternary(Coder):
         digits = torch.where(far, torch.where(x < 0, 0, 2), 1).to(torch.uint8)
         return torch.cat([reference.as_bytes(scales), pack_digits(digits)])
 
-    def decode(
-        self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
-    ) -> Tensor:
-        return self._decoded(None, payload, spec)
-
-    def fill(
-        self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
-    ) -> None:
-        self._decoded(out, payload, spec)
-
-    def accumulate(
-        self,
-        total: Tensor,
-        payload: Tensor,
-        spec: Spec,
-        state: State,
-        ctx: RankContext,
-        sender: int,
-    ) -> None:
-        self._decoded(total, payload, spec, add=True)
-
     def _decoded(
         self, out: Tensor | None, payload: Tensor, spec: Spec, add: bool = False
     ) -> Tensor:
-        """Decode, into `out` where it is given, or add to it."""
-        check_nbytes(self, payload, self.nbytes(spec))
         if not spec.numel:
             return torch.empty(0, dtype=spec.work, device=payload.device)
         block = length(self.block, spec)

@@ -119,23 +119,17 @@ class Transform(Coder):
         return chain(self, identity()).max_nbytes(spec)
 
     def encode(self, x: Tensor, spec: Spec, state: State, ctx: RankContext) -> Tensor:
-        return chain(self, identity()).encode(
-            x, spec, State(children={"first": state, "second": State()}), ctx
-        )
+        return chain(self, identity()).encode(x, spec, _alone(state), ctx)
 
     def decode(
         self, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> Tensor:
-        return chain(self, identity()).decode(
-            payload, spec, State(children={"first": state, "second": State()}), ctx, sender
-        )
+        return chain(self, identity()).decode(payload, spec, _alone(state), ctx, sender)
 
     def fill(
         self, out: Tensor, payload: Tensor, spec: Spec, state: State, ctx: RankContext, sender: int
     ) -> None:
-        chain(self, identity()).fill(
-            out, payload, spec, State(children={"first": state, "second": State()}), ctx, sender
-        )
+        chain(self, identity()).fill(out, payload, spec, _alone(state), ctx, sender)
 
     def accumulate(
         self,
@@ -146,14 +140,12 @@ class Transform(Coder):
         ctx: RankContext,
         sender: int,
     ) -> None:
-        chain(self, identity()).accumulate(
-            total, payload, spec, State(children={"first": state, "second": State()}), ctx, sender
-        )
+        chain(self, identity()).accumulate(total, payload, spec, _alone(state), ctx, sender)
 
     def encode_with_residual(
         self, x: Tensor, residual: Tensor, decay: float, spec: Spec, state: State, ctx: RankContext
     ) -> EncodedWithResidual:
-        both = State(children={"first": state, "second": State()})
+        both = _alone(state)
         encoded = chain(self, identity()).encode_with_residual(x, residual, decay, spec, both, ctx)
         return replace(encoded, packet=Packet.of(encoded.packet.payload, self, spec, state, ctx))
 
@@ -180,6 +172,11 @@ class Transform(Coder):
     def keeps_mean(self) -> bool:
         """Return whether x is the mean where the core arrives right in the mean."""
         return self.traits.unbiased
+
+
+def _alone(state: State) -> State:
+    """Return a transform's state as the chain has it that sends its core as it is."""
+    return State(children={"first": state, "second": State()})
 
 
 @dataclass(frozen=True, repr=False)
